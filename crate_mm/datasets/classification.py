@@ -139,7 +139,7 @@ class ClassificationDataset(SampleDataset):
                 break
         raise UnreadableImagesError(
             f"{len(paths)} images in a row cannot be read: {', '.join(map(sanitized, paths))}; "
-            f"the last one: {sanitized(reasons[-1])}"
+            f"the last error: {sanitized(reasons[-1])}"
         )
 
 

@@ -35,7 +35,7 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop, DecodesBytes):
     Args: as for torchvision's ``RandomResizedCrop``, with bilinear or bicubic interpolation and antialiasing.
 
     Raises:
-        ValueError: (when built) another interpolation.
+        ValueError: (when built) the interpolation is neither bilinear nor bicubic, or there is no antialiasing.
         OSError, ValueError: (when called) the bytes are not an image, or are truncated.
     """
 
@@ -46,7 +46,7 @@ class DecodeRandomResizedCrop(v2.RandomResizedCrop, DecodesBytes):
         if self.mode not in ("bilinear", "bicubic") or not self.antialias:
             raise ValueError(
                 f"DecodeRandomResizedCrop takes interpolation 'bilinear' or 'bicubic' with antialias=True, got "
-                f"{self.mode!r} with antialias={self.antialias}: RandomResizedCrop takes any"
+                f"{self.mode!r} with antialias={self.antialias}: use RandomResizedCrop for others"
             )
 
     def forward(self, image: bytes | Image.Image) -> Tensor:
@@ -114,7 +114,7 @@ class DecodeResize(Resize, DecodesBytes):
     Args: as for torchvision's ``Resize``, with bilinear interpolation and antialiasing.
 
     Raises:
-        ValueError: (when built) another interpolation: with bicubic, pixels differ from PIL's by up to two levels.
+        ValueError: (when built) no antialiasing, or not bilinear: bicubic pixels differ from PIL's by up to two levels.
         OSError, ValueError: (when called) the bytes are not an image, or are truncated.
     """
 
@@ -124,7 +124,7 @@ class DecodeResize(Resize, DecodesBytes):
         if mode != "bilinear" or not self.antialias:
             raise ValueError(
                 f"DecodeResize takes interpolation 'bilinear' with antialias=True, got {mode!r} with "
-                f"antialias={self.antialias}: Resize takes any"
+                f"antialias={self.antialias}: use Resize for others"
             )
 
     def forward(self, image: bytes | Image.Image) -> Tensor:

@@ -55,7 +55,7 @@ class GlobalBatchSampler(ResumableSampler):
         if self.num_batches == 0:
             raise ValueError(
                 f"global_batch_size {global_batch_size} is more than the {len(dataset)} training samples: "
-                f"set --cfg-options global_batch_size={len(dataset)}, or less for more steps an epoch"
+                f"set --cfg-options global_batch_size={len(dataset)}, or less for more steps per epoch"
             )
         if (
             not isinstance(repeats, int)

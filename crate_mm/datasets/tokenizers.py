@@ -80,8 +80,8 @@ class FileTokenizer:
         self._encode, self.decode, self.vocab_size, end_id = read(path, content, end, pattern)
         if end_id is None:
             raise ValueError(
-                f"the tokenizer {sanitized(path)} has no token {end!r} to end a document: give the token that it uses "
-                "with --end TOKEN"
+                f"the tokenizer {sanitized(path)} has no token {end!r} to end a document: set its end token with "
+                "--end TOKEN"
             )
         if self.vocab_size > MAX_VOCAB:
             raise ValueError(

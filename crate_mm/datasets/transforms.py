@@ -171,6 +171,6 @@ def to_uint8(image) -> torch.Tensor:
     if image.dtype != torch.uint8:
         raise ValueError(
             f"the transforms return {str(image.dtype).removeprefix('torch.')} images: remove ToDtype and Normalize, "
-            "the preprocessor normalizes uint8 images on the device"
+            "because the preprocessor normalizes uint8 images on the device"
         )
     return image

@@ -33,7 +33,7 @@ class Windows(SampleDataset):
             description, IDs are not checked).
         root: the folder of the file.
         drop_last: drop the tokens after the last full window. If False, one more window ends with the last token. In
-            this window, labels that the window before also has are -100, so that each label counts once.
+            this window, labels that are also in the window before are -100, so that each label counts once.
         random_windows: number of windows per epoch. Each window starts at a random token, drawn with replacement and
             determined by the sample's seed, or by its position if it has no seed (default: disjoint windows).
 
@@ -94,7 +94,7 @@ class Windows(SampleDataset):
             )
         if description["tokens"] != len(self.tokens):
             raise ValueError(
-                f"{sanitized(self.file)} has {len(self.tokens):,} tokens, {sanitized(path.name)} says "
+                f"{sanitized(self.file)} has {len(self.tokens):,} tokens, but {sanitized(path.name)} says "
                 f"{description['tokens']:,}: the file was truncated or replaced; write it again with crate-mm pack-text"
             )
         return description

@@ -103,7 +103,7 @@ def _most_similar(
 
 
 def check_vote(k: int, temperature: float | None, count: int) -> None:
-    """Raise ``ValueError`` unless k is at most ``count``, the number of training images, and the temperature valid."""
+    """Raise ``ValueError`` unless k is in 1..``count``, the number of training images, and the temperature is valid."""
     if not 1 <= k <= count:
         raise ValueError(f"k must be between 1 and the {count} training images, got {k}")
     if temperature is not None and not temperature > 0:

@@ -12,7 +12,7 @@ from .metrics import SampleMetric
 
 @METRICS.register_module()
 class TokenLoss(SampleMetric):
-    """Mean cross entropy of all tokens in nats, ``loss``, and ``bits_per_byte``.
+    """Mean cross entropy over all tokens in nats (``loss``), and bits per byte (``bits_per_byte``).
 
     The mean over tokens depends on the tokenizer; bits per byte do not. They are ``loss / ln 2 x tokens / bytes``, with
     the numbers of tokens and bytes of the whole dataset. If the dataset does not state these numbers (see ``Windows``),

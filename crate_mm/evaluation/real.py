@@ -19,7 +19,7 @@ MAX_LABEL_BYTES = 2**26  # real.json has a megabyte
 
 @METRICS.register_module()
 class ImageNetReaL(ClassificationMetric):
-    """Top-1 accuracy in %, where any of an image's reassessed labels is correct.
+    """Top-1 accuracy in %: a prediction is correct if it is one of the image's reassessed labels.
 
     Images without reassessed labels are not counted. The number N of ``ILSVRC2012_val_N.JPEG`` is the image's position
     in ``labels``, from 1. Labels are indices of the sorted WordNet IDs, as in ``ImageNet`` and ``ImageFolder``.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..models.layers import Layer, Subspaces, TokenLayout
 
-INPUT = "the compression's input"  # beside the taps
+INPUT = "the compression's input"  # key beside the names of the taps
 
 
 def require(condition: bool, message: str) -> None:

@@ -49,7 +49,7 @@ def check_task(task: Task, batch: dict[str, Tensor], evaluated: dict[str, Tensor
 
 
 def _loss(task: Task, batch: dict[str, Tensor], name: str) -> Tensor:
-    """Return the sum of the losses of a batch, as training minimizes it."""
+    """Return the sum of a batch's losses that training minimizes."""
     losses = task(**task.data_preprocessor(batch, task.training), mode="loss")
     valid = isinstance(losses, dict) and bool(losses)
     require(valid, f"{name}.loss must return a dict of losses, got {type(losses).__name__}")
@@ -130,7 +130,7 @@ def _check_evaluation(task: Task, batch: dict[str, Tensor], name: str) -> None:
         example = task.example()
         for key, value in example.items():
             valid = isinstance(value, Tensor) and len(value) == 1
-            require(valid, f"{name}.example must return tensors with one sample, but {key!r} is not one")
+            require(valid, f"{name}.example must return tensors with one sample: {key!r} is not such a tensor")
         if type(task).tensor is not Task.tensor:
             task(**example, mode="tensor")
 

@@ -134,7 +134,7 @@ def loss_of(compute):
         (task_with(headline="loss"), "Mine.headline must be a metric and 'greater' or 'less', got 'loss'"),
         (
             task_with(example=lambda self, size=None: {"inputs": torch.zeros(2, 1, 8, 8)}),
-            "Mine.example must return tensors with one sample, but 'inputs' is not one",
+            "Mine.example must return tensors with one sample: 'inputs' is not such a tensor",
         ),
     ],
 )
