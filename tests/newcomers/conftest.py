@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
-from crate_mm.registry import BACKBONES, DATASETS, METRICS, MODELS
+from crate_mm.registry import BACKBONES, DATASETS, LAYERS, METRICS, MODELS
 
-REGISTRIES = (BACKBONES, DATASETS, METRICS, MODELS)
-FILES = ("distillation", "language")
+REGISTRIES = (BACKBONES, DATASETS, LAYERS, METRICS, MODELS)
+FILES = ("attention_only", "contraction", "distillation", "language")
 
 
 @pytest.fixture(scope="module", autouse=True)

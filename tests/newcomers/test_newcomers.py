@@ -1,6 +1,7 @@
-"""Train, resume, distribute, measure, publish, load and test the two custom tasks in this folder."""
+"""Train, resume, distribute, measure, publish, load and test the four custom parts in this folder."""
 
 import csv
+import itertools
 import json
 import runpy
 import sys
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from crate_mm import init_model
+from crate_mm.models import TokenLayout
 from crate_mm.registry import BACKBONES
-from crate_mm.testing import check_backbone
+from crate_mm.testing import check_backbone, check_layer
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -36,6 +38,10 @@ def assert_equal(ours, theirs, atol=0):
     torch.testing.assert_close(dict(ours), dict(theirs), rtol=0, atol=atol)
 
 
+def softmax(scores):
+    return torch.softmax(scores / 4, dim=-1)  # the heads have width 16
+
+
 class Trained:
     def __init__(self, name, folder):
         self.name, self.folder = name, folder
@@ -46,7 +52,7 @@ class Trained:
         self.result = json.loads((self.work / "result.json").read_text())
 
 
-@pytest.fixture(scope="module", params=["distillation", "language"])
+@pytest.fixture(scope="module", params=["attention_only", "contraction", "distillation", "language"])
 def trained(request, tmp_path_factory):
     return Trained(request.param, tmp_path_factory.mktemp(request.param))
 
@@ -109,3 +115,44 @@ def test_causal_backbone(trained):
     other = ids.clone()
     other[:, 40:] = torch.randint(256, (2, 24))
     torch.testing.assert_close(backbone(ids)[:, :40], backbone(other)[:, :40])
+
+
+@pytest.mark.parametrize("trained", ["contraction"], indirect=True)
+def test_contraction(trained):
+    """Compare NewcomerCBSA with its equations, head by head."""
+    backbone = init_model(None, str(trained.last)).backbone
+    check_layer(backbone.layers[0], embed_dim=48)
+    check_backbone(backbone)
+    operator = backbone.double().layers[0].compress
+    x = torch.randn(2, 17, 48, dtype=torch.float64)  # the CLS token, then 4 x 4 patches
+    average = x.new_zeros(4, 17)  # each row averages 2 x 2 patches
+    for row, column in itertools.product(range(4), repeat=2):
+        average[row // 2 * 2 + column // 2, 1 + 4 * row + column] = 1 / 4
+    updates, similarities = [], []
+    heads = zip(operator.proj.weight.mT.chunk(3, dim=1), operator.step_rep, operator.step_x, strict=True)
+    for U, step_rep, step_x in heads:
+        w = x @ U
+        q = average @ w
+        A = softmax(q @ w.mT)
+        r = q + step_rep * A @ w
+        updates.append(step_x * A.mT @ softmax(r @ r.mT) @ r)
+        similarities.append(A.mT @ A)
+    layout = TokenLayout(prefix=1, rows=4, columns=4)
+    expected = torch.cat(updates, dim=-1) @ operator.out.weight.mT + operator.out.bias
+    similarity = operator.maps(operator.proj(x), layout)["similarity"].values
+    assert_equal({"update": operator(x, layout)}, {"update": expected}, atol=1e-12)
+    assert_equal({"similarity": similarity}, {"similarity": torch.stack(similarities, dim=1)}, atol=1e-12)
+
+
+@pytest.mark.parametrize("trained", ["attention_only"], indirect=True)
+def test_attention_only(trained):
+    """Compare NewcomerAoT with Z' = Z + MSSA(LN(Z)), head by head."""
+    backbone = init_model(None, str(trained.last)).backbone
+    check_backbone(backbone)
+    images = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    z = backbone.double().embedding(images)
+    for layer in backbone.layers:
+        x = layer.norm_compress(z)
+        heads = [x @ U for U in layer.compress.proj.weight.mT.chunk(3, dim=1)]
+        z = z + layer.compress.out(torch.cat([softmax(w @ w.mT) @ w for w in heads], dim=-1))
+    assert_equal({"tokens": backbone(images)}, {"tokens": z}, atol=1e-12)
