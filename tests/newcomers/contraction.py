@@ -40,8 +40,6 @@ class NewcomerCBSA(Compression):
     def subspaces(self):
         return Subspaces(self.proj.weight.mT, self.num_heads)
 
-    def maps(self, w, layout=None):
-        if layout is None:
-            return {}
+    def maps(self, w, layout):
         attention = self.representatives(w, layout)[1]
         return {"similarity": Map(attention.mT @ attention), "averages": Map(attention, rows="representatives")}
