@@ -61,8 +61,8 @@ def cls_attention(model: nn.Module, images: Tensor, layers: list[int] | None = N
         )
     if layout.prefix > 1:
         raise ValueError(
-            f"{name_of(model)} has {layout.prefix} tokens before the patches, such as registers: this figure is for a "
-            "CLS token alone"
+            f"{name_of(model)} has {layout.prefix} tokens before the patches, such as registers: this figure "
+            "accepts only a CLS token"
         )
     if layout.prefix != 1:
         raise ValueError(f"{name_of(model)} has no CLS token in its layers: its attention is not defined")
@@ -70,9 +70,9 @@ def cls_attention(model: nn.Module, images: Tensor, layers: list[int] | None = N
 
 
 def no_attention(layer: Layer, maps: dict[str, Map] | None = None) -> str:
-    """Return the reason why a layer has no attention map between tokens; ``maps`` are those that it has."""
+    """Return the reason why a layer has no attention map between tokens; ``maps`` are the layer's maps."""
     operator = layer if layer.compress is None else layer.compress
     if maps:
         name, other = next(iter(maps.items()))
-        return f"the map {name!r} of its {type(operator).__name__} is of {other.rows} x {other.columns}, not of tokens"
+        return f"the map {name!r} of {type(operator).__name__} is {other.rows} x {other.columns}, not tokens x tokens"
     return f"its {type(operator).__name__} computes no attention matrix"

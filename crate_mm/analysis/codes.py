@@ -13,15 +13,15 @@ def atom_usage(code: Tensor) -> Tensor:
 
 
 def zero_reasons(x: Tensor, stepped: Tensor, code: Tensor) -> Tensor:
-    """Return why entries of a code are zero, as counts ``(5,)``.
+    """Count the zero entries of a code by reason, and its nonzero entries, as ``(5,)``.
 
-    In order: entries that were negative or zero before the step (``x``); that the dictionary pushed to zero or below
-    (``stepped``); that the threshold removed; nonzero entries that were negative or zero before; all nonzero entries.
+    In order: zeros not positive in ``x``; other zeros not positive in ``stepped`` (set by the dictionary); all other
+    zeros (set by the threshold); nonzero entries not positive in ``x``; all nonzero entries.
 
     Args:
         x: input of the ISTA step, ``(..., N, d)``.
-        stepped: the input after the gradient step, before threshold and ReLU.
-        code: the output.
+        stepped: ``x`` after the gradient step, before threshold and ReLU.
+        code: output of the ISTA step.
     """
     zero, negative = code == 0, x <= 0
     by_dictionary = zero & ~negative & (stepped <= 0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # importing fvcore scripts functions
+    warnings.simplefilter("ignore", FutureWarning)  # fvcore uses TorchScript on import
     from fvcore.nn import FlopCountAnalysis
 
 
@@ -40,13 +40,13 @@ class Complexity(NamedTuple):
 def count_complexity(model: nn.Module, example: Tensor | dict[str, Tensor], depth: int = 3) -> Complexity:
     """Count the parameters of a model and the multiply-adds of its forward pass.
 
-    Matrix products count one per multiply-add, LayerNorm 5 per element (fvcore's rule), element-wise operators and
-    BatchNorm in eval mode nothing. A model whose arithmetic depends on the number of tokens is counted as it runs on
-    this input.
+    Matrix products count 1 per multiply-add and LayerNorm 5 per element (fvcore's rule). Element-wise operators and
+    BatchNorm in eval mode count 0. If a model's arithmetic depends on the number of tokens, the count is for this
+    input.
 
     Args:
         model: any module.
-        example: one input tensor, or a batch as from ``Task.example``, whose entries are passed in order.
+        example: one input tensor, or a batch such as ``Task.example`` returns. Its entries are passed in order.
         depth: depth of the table of modules, 1 for the model's children.
     """
     inputs = tuple(example.values()) if isinstance(example, dict) else (example,)
@@ -55,7 +55,7 @@ def count_complexity(model: nn.Module, example: Tensor | dict[str, Tensor], dept
     fvcore_log = logging.getLogger("fvcore.nn.jit_analysis")
     level = fvcore_log.level
     fvcore_log.setLevel(logging.ERROR)
-    # fvcore cannot count the fast path of torch.nn.MultiheadAttention, a single operator.
+    # The fast path of torch.nn.MultiheadAttention is a single operator, which fvcore cannot count.
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

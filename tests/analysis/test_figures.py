@@ -53,7 +53,7 @@ HAS = {
     "ViT": {"active"},
 }
 # What is refused, and the sentence.
-MEMBERSHIP = "ToST has no attention map: the map 'membership' of its TSSA is of groups x tokens, not of tokens"
+MEMBERSHIP = "ToST has no attention map: the map 'membership' of TSSA is groups x tokens, not tokens x tokens"
 REFUSED = {
     ("attention", "ToST"): MEMBERSHIP,
     ("segments", "ToST"): MEMBERSHIP,
@@ -237,7 +237,7 @@ def test_representatives_are_drawn_where_their_parts_of_the_image_lie():
     assert "attention of 4 representatives, layer 2, mean of the heads" in picture.get_suptitle()
     assert len([axes for axes in picture.axes if axes.images]) == 1 + 2 * (1 + 2)
     for refused, layers, message in (
-        (model, [0, 1], "the representatives are those of one layer, got 2"),
+        (model, [0, 1], "--representatives uses one layer, got 2"),
         (classifier(type="CRATE"), [0], "layer 1 of CRATE has no representatives: use a model with CBSA"),
     ):
         with pytest.raises(ValueError, match=message):

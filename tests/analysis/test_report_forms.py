@@ -127,7 +127,7 @@ FORMS = {
     "ToST": (
         dict(kind="ToST"),
         {
-            "look": "ToST has no attention map: the map 'membership' of its TSSA is of groups x tokens, not of tokens.",
+            "look": "ToST has no attention map: the map 'membership' of TSSA is groups x tokens, not tokens x tokens.",
             "directions": "ToST has no sparse code",
             "segments": "ToST has no attention map",
         },

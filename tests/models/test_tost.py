@@ -274,7 +274,7 @@ def test_layers_offer_what_is_defined():
     assert measures.means("rc_half")[0] == pytest.approx(expected, rel=1e-9)
     with pytest.raises(
         ValueError,
-        match="ToST has no attention map: the map 'membership' of its TSSA is of groups x tokens, not of tokens",
+        match="ToST has no attention map: the map 'membership' of TSSA is groups x tokens, not tokens x tokens",
     ):
         cls_attention(model, pixels)
     with pytest.raises(ValueError, match="ToST has none of sparsity"), measure_layers(model, measures=["sparsity"]):

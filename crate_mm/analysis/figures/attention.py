@@ -80,7 +80,7 @@ def representative_attention(model: nn.Module, images: Tensor, layers: list[int]
         ValueError: the layer does not exist or has no representatives, or there are several layers.
     """
     if len(layers) > 1:
-        raise ValueError(f"the representatives are those of one layer, got {len(layers)}")
+        raise ValueError(f"--representatives uses one layer, got {len(layers)}")
     ((number, layer),) = find_layers(model, layers).items()
     layout = patch_layout(model, images)
     with capture(model, ("tap_w",), [number]) as tensors:
@@ -97,14 +97,14 @@ def plot_attention(
 ) -> MplFigure:
     """Plot an image and its CLS attention on one scale: one row per layer; columns for the heads' mean and each head.
 
-    Below each map stands ``exp(entropy)``, the number of tokens over which the attention is spread.
+    The number below each map is ``exp(entropy)``, the number of tokens over which the attention is spread.
 
     Args:
         image: ``(H, W, 3)`` of uint8.
         maps: ``{layer from 1: (heads, rows, columns)}``.
-        end: of the scale, in multiples of uniform attention.
-        title: of the figure.
-        interpolation: between patches, 'bilinear' or 'nearest'.
+        end: end of the color scale, in multiples of uniform attention.
+        title: title of the figure.
+        interpolation: interpolation between patches, 'bilinear' or 'nearest'.
         caption: the meaning of rows and columns.
     """
     heads, (H, W) = max(len(m) for m in maps.values()), image.shape[:2]

@@ -30,7 +30,7 @@ class FigureInput(NamedTuple):
         label: name of the model and its data, for legends.
         model: the model, on its device.
         batches: batches of a loader.
-        pictures: image files only: the image of each sample, ``(H, W, 3)`` of uint8.
+        pictures: for image files, the image of each sample, ``(H, W, 3)`` of uint8.
         names: file names of the pictures.
         classes: class names of the data, if known.
     """
@@ -58,8 +58,8 @@ class Figure(ABC):
     Attributes:
         help: one line for the command line.
         input_kind: 'split' (batches of the config's data), 'images' (image files) or 'model' (no data).
-        accepts_many: whether it compares several checkpoints and splits.
-        full_model: whether it needs the checkpoint's full model instead of only the backbone.
+        accepts_many: whether the figure compares several checkpoints and splits.
+        full_model: whether the figure needs the checkpoint's full model instead of only the backbone.
     """
 
     help: ClassVar[str]
@@ -67,7 +67,7 @@ class Figure(ABC):
     accepts_many: ClassVar[bool] = False
     full_model: ClassVar[bool] = False
 
-    def add_options(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027  a figure may have none
+    def add_options(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027  options are optional
         """Add the figure's options to the command line."""
 
     def choose(self, total: int, options: argparse.Namespace) -> list[int]:
@@ -79,7 +79,7 @@ class Figure(ABC):
         """Make the figure.
 
         Args:
-            subjects: one, or several with ``accepts_many``.
+            subjects: one subject, or several with ``accepts_many``.
             options: the figure's own options, ``layers`` (selected layers, from 0, or None) and ``seed``.
         """
 
@@ -110,7 +110,7 @@ def patch_layout(model: nn.Module, inputs: Tensor) -> TokenLayout:
     """Return the layout of a model's tokens.
 
     Raises:
-        ValueError: the backbone does not define it.
+        ValueError: the backbone does not define the layout.
     """
     layout = layout_of(model, inputs)
     if layout is None:
