@@ -100,7 +100,7 @@ def test_what_has_no_masks_is_refused():
         draw(model, batch, [0, 1])
     with pytest.raises(ValueError, match="layer 9 does not exist: DEPICTCA has 5 layers"):
         draw(model, batch, [9])
-    with pytest.raises(ValueError, match="masks needs true masks: the data gives none"):
+    with pytest.raises(ValueError, match="masks needs true masks, but the data has none"):
         draw(model, {**batch, "labels": torch.arange(3)})
     classifier = ImageClassifier(dict(type="CRATE", arch=ARCH), dict(type="LinearHead", num_classes=4))
     with pytest.raises(ValueError, match="ImageClassifier predicts no masks: use a Segmentation"):

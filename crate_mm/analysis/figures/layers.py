@@ -68,7 +68,7 @@ def plot_layers(curves: dict[str, list[LayerRow]], measures: list[str], band: bo
 
     Args:
         curves: rows of ``LayerMeasures`` by label.
-        measures: measures to plot; those in no curve are omitted.
+        measures: measures to plot; measures without data are omitted.
         band: whether to draw the band.
     """
     present = [m for m in measures if any(row.measure == m for rows in curves.values() for row in rows)]

@@ -30,13 +30,13 @@ MAPS = 2  # class tokens shown per image: those of its largest true classes
 
 
 class Example(NamedTuple):
-    """What is drawn of an image.
+    """Data drawn for one image.
 
     Attributes:
-        image: ``(H, W, 1 or 3)`` of uint8, of the masks' size.
-        truth: labels ``(H, W)``; None if they are unknown.
-        predicted: labels ``(H, W)``.
-        maps: mean of the heads' maps of each class token ``(C, h, w)``, in multiples of its mean; None without maps.
+        image: ``(H, W, 1 or 3)`` of uint8, in the size of the masks.
+        truth: true labels ``(H, W)``, or None if unknown.
+        predicted: predicted labels ``(H, W)``.
+        maps: map of each class token, averaged over the heads, ``(C, h, w)``; a map is divided by its mean. Or None.
     """
 
     image: np.ndarray
@@ -78,7 +78,7 @@ class Masks(Figure):
         examples = []
         for batch in subject.batches:
             if not has_masks(batch):
-                raise ValueError("masks needs true masks: the data gives none, expected those of a SegmentationDataset")
+                raise ValueError("masks needs true masks, but the data has none: use a SegmentationDataset")
             examples += examples_of(model, batch, number, measures)
         rows = measures.rows()
         names = list(subject.classes or model.class_names or map(str, range(model.num_classes)))
@@ -122,13 +122,13 @@ def chosen_layer(decoder: nn.Module, layers: list[int] | None) -> int | None:
 def examples_of(
     model: Segmentation, batch: dict, number: int | None, measures: LayerMeasures | None = None
 ) -> list[Example]:
-    """Return what is drawn of the images of a batch.
+    """Return the data drawn for the images of a batch.
 
     Args:
         model: the segmentation.
         batch: from the loader, with or without masks.
         number: the decoder's layer whose maps are drawn, from 0; None for a decoder without layers.
-        measures: receives the measures of the decoder's layers.
+        measures: collects the measures of the decoder's layers, if not None.
     """
     if not has_masks(batch):
         batch = {key: value for key, value in batch.items() if key != "labels"}
@@ -143,7 +143,7 @@ def examples_of(
         try:
             measuring = nullcontext() if measures is None else measure_layers(model.head, into=measures)
             with measuring, capture(model.head, ("tap_w",), [number]) as tensors:
-                model.tensor(prepared["inputs"])  # the whole image: the prediction may have used windows
+                model.tensor(prepared["inputs"])  # the full image: the prediction may have used windows
         finally:
             handle.remove()
         (layer,) = find_layers(model.head, [number]).values()
@@ -189,9 +189,9 @@ def plot_masks(examples: list[Example], names: list[str], title: str) -> MplFigu
     """Plot a row per image: the image, its true and predicted masks, and the maps of its largest classes' tokens.
 
     Args:
-        examples: of one model.
-        names: of the classes.
-        title: of the figure.
+        examples: images of one model.
+        names: names of the classes.
+        title: title of the figure.
     """
     maps = [example.maps for example in examples if example.maps is not None]
     columns = 3 + (MAPS if maps else 0)

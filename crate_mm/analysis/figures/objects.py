@@ -61,7 +61,7 @@ class Objects(Figure):
             "--coco", metavar="FILE", help="annotations in COCO's format, such as instances_val2017.json"
         )
         parser.add_argument("--folder", metavar="DIR", help="folder of the images of --coco")
-        text = "folder with FashionMNIST for the scenes; digits without it (default: data)"
+        text = "folder with FashionMNIST for the scenes; without FashionMNIST, digits are used (default: data)"
         parser.add_argument("--root", default="data", help=text)
         parser.add_argument(
             "--num-images",
@@ -72,7 +72,7 @@ class Objects(Figure):
         text = f"largest number of objects per image (default: {COUNT})"
         parser.add_argument("--count", type=int, default=COUNT, help=text)
         parser.add_argument(
-            "--threshold", type=float, default=THRESHOLD, help=f"smaller affinities are zero (default: {THRESHOLD})"
+            "--threshold", type=float, default=THRESHOLD, help=f"ignore smaller affinities (default: {THRESHOLD})"
         )
         parser.add_argument("--pictures", type=int, default=6, help="number of images to draw (default: 6)")
 
@@ -118,7 +118,7 @@ def open_pictures(options: argparse.Namespace, size: tuple[int, int]) -> Iterato
 
     Args:
         options: options of the figure.
-        size: height and width of the model's images. Scenes are square; their side is the smaller of both.
+        size: height and width of the model's images. Scenes are square; their side is the smaller of the two.
 
     Raises:
         ValueError: the options contradict each other, or a file cannot be used.
@@ -191,7 +191,7 @@ def find_objects(
         model: an image task.
         image: an image of any size; it is resized to the model's size.
         layer: index of the layer, from 0.
-        count, threshold: as for ``maskcut``.
+        count, threshold: arguments of ``maskcut``.
     """
     affinity, grid = patch_affinity(model, resized_input(model, image), layer)
     masks = maskcut(affinity[0].cpu().numpy(), grid, count, threshold)
@@ -200,10 +200,10 @@ def find_objects(
 
 
 def plot_objects(examples: list[tuple], title: str) -> MplFigure:
-    """Plot a row of images, below it a row of the objects found, and a row of the true objects if they are known.
+    """Plot three rows: images, the objects found, and the true objects if they are known.
 
     Args:
-        examples: for each image its name, the image, masks ``(H, W)``, true annotations or None, and found annotations.
+        examples: for each image: name, image, masks ``(H, W)``, true annotations or None, and found annotations.
         title: title of the figure.
     """
     has_truth = any(truth is not None for *_, truth, _ in examples)

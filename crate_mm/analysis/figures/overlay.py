@@ -18,15 +18,15 @@ from torch import Tensor
 
 from .style import color_bar
 
-QUANTILE = 0.995  # of the values, at the end of the scale, so that a few large ones do not darken all others
-MIN_PIXELS = 240  # along the longer side, so that the edges of patches are sharp in a small picture
+QUANTILE = 0.995  # the scale ends at this quantile, so that a few large values do not darken all other values
+MIN_PIXELS = 240  # pixels of the longer side, so that patches have sharp edges in a small picture
 
 
 def scale_end(values: Iterable[Tensor], tokens: int) -> float:
-    """Return the end of one scale for all maps: the 0.995 quantile of the values, up to the next of 1, 2, 5 x 10^i.
+    """Return the end of one scale for all maps: the 0.995 quantile of the values, rounded up to 1, 2 or 5 x 10^i.
 
     Args:
-        values: in multiples of uniform attention.
+        values: values of the maps, in multiples of uniform attention.
         tokens: N, the largest possible value. The scale ends between 2 and N.
     """
     high = np.quantile(np.concatenate([v.flatten().numpy() for v in values]), QUANTILE, method="inverted_cdf")
@@ -36,9 +36,9 @@ def scale_end(values: Iterable[Tensor], tokens: int) -> float:
 
 
 def effective_tokens(attention: Tensor) -> float:
-    """Return ``exp(entropy)`` of CLS attention to N - 1 patches: over how many of N tokens it is spread, 1 to N.
+    """Return the number of tokens over which CLS attention is spread, ``exp(entropy)``, from 1 to N.
 
-    The rest of the attention, up to 1, is to the CLS token itself.
+    ``attention`` is to the N - 1 patches. The rest, up to a sum of 1, is the CLS token's attention to itself.
     """
     weights = torch.cat([attention.flatten(), (1 - attention.sum()).clamp(min=0)[None]])
     return torch.special.entr(weights).sum().exp().item()
@@ -54,10 +54,10 @@ def over_gray(picture: np.ndarray, values: Tensor, end: float, interpolation: st
     """Return values as viridis over a gray picture, RGB in [0, 1]; the larger a value, the more opaque its color.
 
     Args:
-        picture: ``(H, W, 3)`` of uint8. A small one is enlarged by a whole number.
+        picture: ``(H, W, 3)`` of uint8. A small picture is enlarged by an integer factor.
         values: ``(rows, columns)``, in multiples of uniform attention.
-        end: of the scale, which is a square root.
-        interpolation: between patches, 'nearest' or 'bilinear'.
+        end: end of the color scale. Colors follow the square root of the values.
+        interpolation: interpolation between patches, 'nearest' or 'bilinear'.
     """
     times = math.ceil(MIN_PIXELS / max(picture.shape[:2]))
     picture = picture.repeat(times, 0).repeat(times, 1)
@@ -66,12 +66,12 @@ def over_gray(picture: np.ndarray, values: Tensor, end: float, interpolation: st
     strength = (values / end).clamp(0, 1).sqrt().numpy()[..., None]
     luma = (picture / 255.0 @ [0.2126, 0.7152, 0.0722])[..., None]  # Rec. 709
     color = colormaps["viridis"](strength[..., 0])[..., :3] * (0.65 + 0.35 * luma)
-    opacity = 0.25 + 0.75 * strength  # with these mixes, lightness never falls with a value, whatever the gray
+    opacity = 0.25 + 0.75 * strength  # with these weights, a larger value is never darker, for any gray
     return (1 - opacity) * (0.05 + 0.27 * luma) + opacity * color
 
 
 def attention_bar(figure: MplFigure, panels: list[Axes], end: float, clipped: bool) -> Colorbar:
-    """Add the scale of ``over_gray`` beside panels; ``clipped`` says that values exceed its end."""
+    """Add the color scale of ``over_gray`` beside panels; ``clipped``: values exceed the end of the scale."""
     scale = cm.ScalarMappable(PowerNorm(0.5, 0, end), "viridis")
     bar = color_bar(figure, scale, panels, extend="max" if clipped else "neither")
     steps = [m * 10**i for i in range(6) for m in (1, 2, 5) if m * 10**i < 0.8 * end]

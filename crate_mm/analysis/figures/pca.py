@@ -22,7 +22,7 @@ class PCA(Figure):
     input_kind = "images"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--foreground", action="store_true", help="remove the background by the first component")
+        parser.add_argument("--foreground", action="store_true", help="hide the background, by the first component")
 
     def run(self, subjects: list[FigureInput], options: argparse.Namespace) -> FigureOutput:
         (subject,) = subjects
@@ -47,8 +47,8 @@ def plot_pca(images: list[np.ndarray], colors: list[np.ndarray], captions: list[
     Args:
         images: ``(H, W, 3)`` of uint8.
         colors: ``(rows, columns, 3)`` of 0..1.
-        captions: of the images.
-        title: of the figure.
+        captions: captions of the images.
+        title: title of the figure.
     """
     columns = columns_of(len(images))
     rows = -(-len(images) // columns)

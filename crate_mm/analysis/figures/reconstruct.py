@@ -19,10 +19,10 @@ HIDDEN = 127  # gray
 
 @FIGURES.register_module("reconstruct")
 class Reconstruct(Figure):
-    """Images, their visible patches, and the reconstruction, on one scale of pixels.
+    """Images, their visible patches, and the reconstruction, with the same pixel scale.
 
-    With ``norm_pix_loss`` the model predicts normalized patches. The original patch's mean and standard deviation are
-    restored, and a note in the figure says so.
+    With ``norm_pix_loss`` the model predicts normalized patches. Each patch then gets the mean and standard deviation
+    of the original patch, and a note in the figure says so.
     """
 
     help = "images, their visible patches and the reconstruction of a masked autoencoder"
@@ -60,10 +60,10 @@ def plot_reconstruction(rows: dict[str, np.ndarray], captions: list[str], title:
     """Plot rows of pictures, one column per image.
 
     Args:
-        rows: ``{name: (B, H, W, C) of uint8}``, C 1 or 3.
-        captions: below the columns.
-        title: of the figure.
-        note: below the title.
+        rows: ``{name: (B, H, W, C) of uint8}``, where C is 1 or 3.
+        captions: text below each column.
+        title: title of the figure.
+        note: text below the title.
     """
     count = len(captions)
     figure = sheet(max(1.7 * count + 0.5, 6.5), 5.8, text=1.0)

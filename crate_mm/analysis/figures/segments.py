@@ -30,15 +30,15 @@ SCENES = 500  # the validation scenes of the configs
 
 
 class Example(NamedTuple):
-    """An image and what is drawn below it.
+    """An image and the data drawn below it.
 
     Attributes:
-        name: of the image.
+        name: name of the image.
         image: ``(H, W, 3)`` of uint8.
         truth: class of each pixel, ``(H, W)``; 0 is the background.
-        masks: of the heads, ``(K, H, W)``.
-        attention: of the heads, ``(K, rows, columns)``.
-        overlaps: of the classes in the image.
+        masks: masks of the heads, ``(K, H, W)``.
+        attention: attention of the heads, ``(K, rows, columns)``.
+        overlaps: best head and IoU of each class in the image.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Segments(Figure):
         parser.add_argument("--voc", default="data", metavar="DIR", help="folder that holds VOCdevkit (default: data)")
         parser.add_argument("--year", default="2012", help="year of the dataset (default: 2012)")
         parser.add_argument("--image-set", default="val", metavar="NAME", help="list of images (default: val)")
-        text = "in place of PASCAL VOC, 500 scenes of the FashionMNIST in this folder; of digits if it has none"
+        text = "use 500 scenes of FashionMNIST in this folder (of digits if it is not there) instead of PASCAL VOC"
         parser.add_argument("--scenes", metavar="DIR", help=text)
         parser.add_argument("--num-images", type=int, default=0, help="use only the first N images (default: all)")
         parser.add_argument("--pictures", type=int, default=6, help="number of images to draw (default: 6)")
@@ -120,7 +120,7 @@ def open_voc(options: argparse.Namespace) -> tuple[list[str], Images]:
     """Open the dataset with torchvision; return its classes and images.
 
     Raises:
-        ValueError: it does not exist.
+        ValueError: the dataset does not exist.
     """
     try:
         data = VOCSegmentation(options.voc, options.year, options.image_set, download=False)
@@ -163,12 +163,12 @@ def class_name(classes: list[str], label: int) -> str:
 
 
 def plot_segments(examples: list[Example], classes: list[str], title: str) -> MplFigure:
-    """Plot images, and below each the ground-truth mask of its largest class, the best head's attention and its mask.
+    """Plot images, and below each image its largest class's true mask, and the best head's attention and mask.
 
     Args:
-        examples: of one model.
+        examples: images of one model.
         classes: names of the classes.
-        title: of the figure.
+        title: title of the figure.
     """
     figure = InlineFigure(figsize=(max(1.9 * len(examples) + 1, 6), 7.4), layout="constrained")
     figure.suptitle(f"{sanitized(title)}\ncolor: multiples of uniform attention", fontsize=10, parse_math=False)

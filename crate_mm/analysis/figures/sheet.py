@@ -1,4 +1,4 @@
-"""Sheets of images with lines of text below each. Image pixels map to whole pixels of the sheet."""
+"""Sheets of images with lines of text below each image. Image pixels map to whole pixels of the sheet."""
 
 import math
 import unicodedata
@@ -25,7 +25,7 @@ MIN_WIDTH = 480  # minimum width of a sheet, so that its title fits
 CELL, MARGIN, GAP, LINE = 144, 28, 20, 15
 SHAPE = 1.5  # target ratio of width to height
 SMALL, LARGE = 8, 10.5  # font sizes in points
-PLAIN = "DejaVu Sans"  # part of matplotlib
+PLAIN = "DejaVu Sans"  # shipped with matplotlib
 DARK, GRAY, PALE, ACCENT = "#1a1a1a", "#5f6368", "#f1f3f4", "#b3261e"
 
 
@@ -36,7 +36,7 @@ class Panel(NamedTuple):
         pixels: uint8 ``(H, W)``, ``(H, W, 1)`` or ``(H, W, 3)``, or None without an image.
         lines: text below the image; the first line is dark.
         reason: text in place of a missing image.
-        framed: whether to frame the image, as the reference of the others.
+        framed: whether to frame the image, as the reference for the other images.
     """
 
     pixels: np.ndarray | None
@@ -51,7 +51,7 @@ def plot_sheet(panels: Sequence[Panel], title: str, columns: int | None = None) 
     Args:
         panels: the images, at least one.
         title: title of the sheet.
-        columns: images per row (default: so that width / height is near ``SHAPE``).
+        columns: images per row (default: chosen so that width / height is near ``SHAPE``).
     """
     images = [None if panel.pixels is None else _fitted(panel.pixels) for panel in panels]
     sizes = [image.shape[:2] for image in images if image is not None] or [(CELL, CELL)]
@@ -175,7 +175,7 @@ def _cut(text: str, length: int) -> str:
 
 
 def drawable(text: str) -> str:
-    """Return a name on one line, with characters that no installed font has as escapes such as ``\\u4e2d``."""
+    """Return a name on one line. Characters without an installed font become escapes such as ``\\u4e2d``."""
     return "".join(
         c if c.isascii() or _font_with(c) else c.encode("unicode_escape").decode() for c in sanitized(text, 1000)
     )
@@ -192,7 +192,7 @@ def _font_with(character: str) -> str | None:
     plain = font_manager.get_font(font_manager.findfont(PLAIN))
     if plain.get_char_index(ord(character)) or unicodedata.combining(character):
         return PLAIN
-    # The characters of Last Resort are boxes.
+    # The font Last Resort draws every character as a box.
     fonts = [font for font in font_manager.fontManager.ttflist if not font.name.startswith("Last Resort")]
     for font in sorted(fonts, key=lambda font: (font.style != "normal", font.name)):
         try:

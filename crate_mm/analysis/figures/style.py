@@ -70,7 +70,7 @@ def sheet(width: float, height: float, text: float = 0.0) -> InlineFigure:
 
     Args:
         width, height: size in inches.
-        text: inches of the height that are lines of text and do not scale with the panels.
+        text: part of the height for lines of text, in inches; it does not scale with the panels.
     """
     page = _width.get()
     if page is not None:
@@ -111,7 +111,7 @@ def layer_axis(axes: Axes, first: int, last: int) -> None:
     """Label the x axis with integer layer indices."""
     axes.set_xlim(first - 0.5, last + 0.5)
     axes.set_xlabel(r"Layer index $\ell$", fontsize="small")
-    # By default a locator shows at least two ticks, hence fractions around a single layer.
+    # The default minimum of two ticks would show fractions around a single layer.
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 

@@ -15,17 +15,17 @@ from .style import color_bar, panel_grid
 
 @FIGURES.register_module("tokens")
 class Tokens(Figure):
-    """Heat maps of a block of each layer's tokens for one image.
+    """Heat maps of a submatrix of each layer's tokens for one image.
 
-    The rows of a block are up to ``--block`` random dimensions, its columns up to ``--block`` random tokens. All layers
-    have the same rows and columns.
+    The rows of a submatrix are up to ``--block`` random dimensions, and its columns are up to ``--block`` random
+    tokens. Rows and columns are the same for all layers.
     """
 
-    help = "heat maps of a block of each layer's tokens for one image (Figures 6, 8-11)"
+    help = "heat maps of a submatrix of each layer's tokens for one image (Figures 6, 8-11)"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--index", type=int, default=0, help="image of the split (default: 0)")
-        parser.add_argument("--block", type=int, default=50, help="side of the block (default: 50)")
+        parser.add_argument("--block", type=int, default=50, help="side of the submatrix (default: 50)")
 
     def choose(self, total: int, options: argparse.Namespace) -> list[int]:
         if not 0 <= options.index < total:
@@ -47,10 +47,10 @@ class Tokens(Figure):
 
 
 def plot_tokens(blocks: dict[int, Tensor], title: str) -> MplFigure:
-    """Plot a heat map of a block of ``|Z^l|`` for each layer; all share one color scale. The paper, Figure 6.
+    """Plot a heat map of a submatrix of ``|Z^l|`` for each layer, with one color scale; the paper, Figure 6.
 
     Args:
-        blocks: block of each layer, ``(dimensions, tokens)``, by layer number, from 1.
+        blocks: submatrix of each layer, ``(dimensions, tokens)``, by layer number, from 1.
         title: title of the figure.
     """
     figure, panels, _ = panel_grid(len(blocks), size=2.1)
