@@ -48,7 +48,7 @@ class LayerRow(NamedTuple):
 
 
 class LayerMeasures:
-    """Measures of layers, which ``measure_layers`` collects."""
+    """Measures of layers, collected by ``measure_layers``."""
 
     def __init__(self) -> None:
         self.moments: dict[tuple[str, int], Moments] = {}
@@ -92,7 +92,7 @@ class LayerMeasures:
         return pandas.DataFrame(self.rows(), columns=LayerRow._fields)
 
     def plot(self, *measures: str) -> Figure:
-        """Plot measures by layer, a panel for each (default: all), with a band of one standard deviation over samples.
+        """Plot measures (default: all) by layer, one panel each, with a band of one standard deviation over samples.
 
         Raises:
             ValueError: a measure is unknown, or was not measured.
@@ -129,7 +129,7 @@ def measure_layers(
                 model(images)
         measures.means("rc_half")  # by layer
 
-    Measures that a layer does not define are omitted: CRATE does not define 'active' and 'sparsity_step1', and a ViT
+    Measures that a layer does not define are omitted. CRATE does not define 'active' and 'sparsity_step1'. A ViT
     defines only 'r_out' and 'active'. The model is not changed.
 
     Args:

@@ -25,12 +25,12 @@ class WhiteBoxHook(Hook):
     Args:
         interval: epochs between measurements; the first and the last epoch are always measured.
         num_images: number of images, spread evenly over the validation data.
-        measures: names from ``MEASURES``; those that the model does not define are omitted.
+        measures: names from ``MEASURES``; measures that the model does not define are omitted.
         figure: whether to draw the figure.
         eps_squared: eps^2 of the coding rates.
 
     Raises:
-        ValueError: a measure is unknown, or (at the start of training) there is no validation data or the model defines
+        ValueError: a measure is unknown. At the start of training: there is no validation data, or the model defines
             none of the measures.
     """
 

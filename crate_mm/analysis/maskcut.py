@@ -2,7 +2,7 @@
 
 Source: Wang et al., "Cut and Learn for Unsupervised Object Detection and Instance Segmentation", CVPR 2023, arXiv
 2301.11320 (MaskCut), with the affinity of Yu et al., "Emergence of Segmentation with Minimalistic White-Box
-Transformers", CPAL 2024, arXiv 2308.16271. MaskCut's post-processing by a conditional random field is left out.
+Transformers", CPAL 2024, arXiv 2308.16271. MaskCut's post-processing by a conditional random field is omitted.
 Shapes: N = rows x columns patches, d dimensions, H x W pixels.
 """
 
@@ -61,7 +61,7 @@ def patch_affinity(model: nn.Module, images: Tensor, layer: int = -1) -> tuple[T
 def normalized_cut(weights: np.ndarray) -> np.ndarray:
     """Return the relaxed normalized cut of a graph, ``(N, N) -> (N,)``.
 
-    It is the eigenvector y of the second smallest eigenvalue lambda of ``(D - W) y = lambda D y``, where D is the
+    The cut is the eigenvector y of the second smallest eigenvalue lambda of ``(D - W) y = lambda D y``, where D is the
     diagonal matrix of the degrees.
 
     Args:
@@ -79,10 +79,10 @@ def maskcut(
 ) -> list[np.ndarray]:
     """Return the masks of up to ``count`` objects, each ``(rows, columns)`` of bool, in the order of the cuts.
 
-    A cut splits the patches at the mean of y. The sign of y is flipped if three or more corners of the image are above
-    the mean, or if the patch with the largest ``|y|`` is not. The object is then the connected component of the patch
-    with the largest y among the patches above the mean. Its patches lose their affinities, and the next cut follows.
-    The search ends early if a further object has an IoU above 0.5 with an earlier one or less than 1 % of the patches.
+    A cut splits the patches at the mean of y (``normalized_cut``). The sign of y is flipped if three or more corners of
+    the image are above the mean, or if the patch with the largest ``|y|`` is not above the mean. The object is the
+    connected component of patches above the mean that contains the largest y. The next cut ignores its affinities. The search ends early at an object that covers less than 1 % of the patches, or whose IoU with an
+    earlier object is above 0.5. The first object is exempt from both limits.
 
     Args:
         affinity: affinity of the patches, ``(N, N)``.
@@ -92,7 +92,7 @@ def maskcut(
 
     Raises:
         ValueError: the affinity's shape does not match the grid, a value is not finite, ``count`` is not positive, or
-            ``threshold`` is not a cosine.
+            ``threshold`` is not in [-1, 1].
     """
     from scipy.ndimage import label
 
@@ -156,7 +156,7 @@ def average_precision(truth: dict[str, Any], predicted: list[dict[str, Any]]) ->
     """Return AP, AP50 and AP75 of boxes ('bbox') and masks ('segm') by pycocotools; all categories count as one.
 
     Args:
-        truth: a dataset in COCO's format, restricted to the images that were searched.
+        truth: a dataset in COCO's format, with only the images that were searched.
         predicted: annotations with scores. pycocotools uses at most 100 per image.
 
     Raises:

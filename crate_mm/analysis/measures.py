@@ -2,8 +2,8 @@
 
 Tokens are rows: ``Z`` has shape ``(..., N, d)`` with N tokens of dimension d; the paper writes them as columns. All
 functions accept any leading dimensions and any device, and are differentiable. Rates are in nats. They are computed in
-float64: if the tokens are many or long, float32 rounds away the 1 in I + c Z^T Z. Devices without float64 use float32.
-The result is float32, or float64 for float64 tokens.
+float64, because float32 rounds away the 1 in I + c Z^T Z if the tokens are many or long. Devices without float64 use
+float32. The result is float32, or float64 for float64 tokens.
 
 Source: Yu et al., "White-Box Transformers via Sparse Rate Reduction", NeurIPS 2023.
 """
@@ -73,7 +73,7 @@ def rate_reduction(
     Args:
         Z: the tokens.
         U: bases of the subspaces side by side, ``(d, K p)``, such as ``layer.subspaces().U``.
-        num_heads, eps_squared, unit_length: as for ``subspace_coding_rate``.
+        num_heads, eps_squared, unit_length: arguments of ``subspace_coding_rate``.
     """
     result = torch.promote_types(Z.dtype, torch.float32)
     rate = coding_rate(_widen(Z), eps_squared, unit_length)
@@ -89,7 +89,7 @@ def sparse_rate_reduction(
 
     Args:
         lambd: lambda, the sparsity penalty per nonzero entry.
-        Z, U, num_heads, eps_squared, unit_length: as for ``rate_reduction``.
+        Z, U, num_heads, eps_squared, unit_length: arguments of ``rate_reduction``.
     """
     entries = Z.shape[-1] * Z.shape[-2]
     return rate_reduction(Z, U, num_heads, eps_squared, unit_length) - lambd * entries * nonzero_fraction(Z)
@@ -118,7 +118,7 @@ def subspace_incoherence(U: Tensor, num_heads: int) -> Tensor:
     """Mean absolute cosine between basis vectors of different heads, ``(d, K p) -> ()``.
 
     The value is 0 for orthogonal subspaces, 1 if all basis vectors are equal, and about ``sqrt(2 / (pi d))`` for random
-    vectors. The paper shows only the Gram matrix (Figure 7); this mean is ours.
+    vectors. The paper shows the Gram matrix (Figure 7), but does not define this mean.
 
     Raises:
         ValueError: K is below 2, or does not divide the number of basis vectors.

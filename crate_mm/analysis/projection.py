@@ -12,9 +12,9 @@ def pca_colors(tokens: Tensor, foreground: bool = False) -> tuple[np.ndarray, np
 
     Args:
         tokens: patch tokens, without the CLS token.
-        foreground: show only the foreground: the patches whose first component is above the middle of its range in
-            their image, or, if these are more than half of all patches, the other patches. This component is computed
-            after subtracting each image's mean, so that it does not separate images.
+        foreground: show only the foreground: in each image, the patches with a first component above the middle of its
+            range; if these are more than half of all patches, the other patches instead. For this, each image's mean
+            is subtracted first, so that the component does not separate images.
 
     Raises:
         ValueError: there are fewer than three patches or dimensions, or fewer than three foreground patches.
@@ -46,7 +46,7 @@ def project(features: np.ndarray, method: str = "pca", seed: int = 0) -> np.ndar
     """Project features to two dimensions, ``(n, d) -> (n, 2)``, with 'pca' or 'tsne'.
 
     Raises:
-        ValueError: ``method`` is unknown, there are too few images for it, or the features are not finite or all equal.
+        ValueError: ``method`` is unknown, or needs more images, or the features are not finite or are all equal.
     """
     if len(features) < 2 or not np.isfinite(features).all() or np.ptp(features, axis=0).max() == 0:
         raise ValueError("a projection needs at least two images with finite features that are not all equal")

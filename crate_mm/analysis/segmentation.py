@@ -14,7 +14,7 @@ VOID = 255  # PASCAL VOC's label of pixels that are ignored
 
 
 class ClassOverlap(NamedTuple):
-    """A class of an image, the head (from 0) whose mask has the highest IoU with it, and that IoU."""
+    """A class of an image, the head (from 0) whose mask has the highest IoU with the class, and this IoU."""
 
     label: int
     head: int
@@ -24,7 +24,7 @@ class ClassOverlap(NamedTuple):
 def attention_masks(attention: Tensor, fraction: float = MASK_FRACTION) -> Tensor:
     """Return the masks of the largest entries of maps, ``(..., N) -> (..., N)`` of bool.
 
-    A mask has ``round(fraction N)`` entries, at least one; of equal entries, the first.
+    A mask has ``round(fraction N)`` entries, but at least one. Ties go to the first entry.
 
     Raises:
         ValueError: ``fraction`` is not above 0 and at most 1.

@@ -26,10 +26,10 @@ class Measure(NamedTuple):
         name: name in CSV files and options.
         meaning: definition as plain text.
         title: title of a panel, with math.
-        tap: the tap that it reads.
-        needs: what the layer must have besides the tap: 'subspaces' for measures against U, 'code' if the layer's
+        tap: the tap that the measure reads.
+        needs: requirements on the layer besides the tap: 'subspaces' for measures against U, 'code' if the layer's
             output must be its code.
-        compute: from (tensor at the tap ``(B, N, ...)``, layer, settings) to one number per sample, ``(B,)``.
+        compute: function of (tensor at the tap ``(B, N, ...)``, layer, settings) to one number per sample, ``(B,)``.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Measure(NamedTuple):
     compute: Callable[[Tensor, Layer, Settings], Tensor]
 
     def defined_for(self, layer: Layer) -> bool:
-        """Return whether a layer has what the measure needs."""
+        """Return whether a layer has the measure's tap and meets its ``needs``."""
         has = {"subspaces": lambda: layer.subspaces() is not None, "code": lambda: layer.returns_code}
         return self.tap in layer.taps() and all(has[need]() for need in self.needs)
 
@@ -49,7 +49,7 @@ MEASURES: dict[str, Measure] = {}
 
 
 def measure(name: str, meaning: str, title: str, tap: str, needs: tuple[str, ...] = ()) -> Callable:
-    """Return a decorator that adds a function to the table; the arguments are those of ``Measure``.
+    """Return a decorator that adds a function to the table. ``Measure`` describes the arguments.
 
     Raises:
         ValueError: the name is taken, or ``needs`` has an unknown entry.
@@ -73,7 +73,7 @@ def check_measures(names: list[str]) -> None:
         raise ValueError(f"unknown measure {unknown!r}: {suggest(unknown, list(MEASURES))}")
 
 
-BASES = ("subspaces",)  # what a measure of R^c needs
+BASES = ("subspaces",)  # needs of a measure of R^c
 
 
 def _rate(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
@@ -128,7 +128,7 @@ def r_out(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
     ("subspaces", "code"),
 )
 def objective(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """The sparse rate reduction, which the layers are derived to maximize."""
+    """Sparse rate reduction. The layers are derived to maximize this objective."""
     penalty = layer.lambd * z.shape[-1] * z.shape[-2]
     return coding_rate(z, *settings) - _rate(z, layer, settings) - penalty * nonzero_fraction(z)
 
@@ -141,7 +141,7 @@ def objective(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
     ("subspaces",),
 )
 def snr_out(z: Tensor, layer: Layer, settings: Settings) -> Tensor:
-    """Mean over the subspaces that have tokens; AoT's layers are derived to raise it."""
+    """Mean ratio of the subspaces that have tokens. AoT's layers are derived to increase this ratio."""
     U, num_heads = layer.subspaces()
     return subspace_snr(z, U.to(z.dtype), num_heads).nanmean(-1)
 

@@ -1,9 +1,9 @@
 """Read tensors at the taps of a model's layers. The model's forward does not know the readers.
 
-A layer declares what it offers (``Layer``: ``taps()``, ``subspaces()``, ``maps()``, ...). CRATE has ``tap_w`` (tokens
-projected onto the subspaces, ``(B, N, K p)``), ``tap_in``, ``tap_half`` and ``tap_out`` (Z^l, Z^{l+1/2} and Z^{l+1},
-``(B, N, d)``) and ``tap_code`` (the sparse code). ViT has ``tap_w`` (input of its attention), ``tap_out`` and
-``tap_act`` (activations of its MLP, ``(B, N, 4 d)``).
+A ``Layer`` declares its ``taps()``, ``subspaces()``, ``maps()`` and so on. CRATE has ``tap_w`` (tokens projected onto
+the subspaces, ``(B, N, K p)``), ``tap_in``, ``tap_half`` and ``tap_out`` (Z^l, Z^{l+1/2} and Z^{l+1}, ``(B, N, d)``),
+and ``tap_code`` (the sparse code). ViT has ``tap_w`` (input of its attention), ``tap_out``, and ``tap_act``
+(activations of its MLP, ``(B, N, 4 d)``).
 """
 
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def find_layers(model: nn.Module, layers: list[int] | None = None) -> dict[int, 
 
     Raises:
         ValueError: the model has no ``Layer``.
-        LayerError: it has no layer of a given number.
+        LayerError: the model has no layer of one of these numbers.
     """
     backbone = backbone_of(model)
     all_layers = [m for m in model.modules() if isinstance(m, Layer)] if backbone is None else backbone.layers
@@ -59,7 +59,7 @@ def layout_of(model: nn.Module, inputs: Tensor) -> TokenLayout | None:
 
 
 def check_no_text(model: nn.Module) -> None:
-    """Raise ``ValueError`` if a model's backbone declares inputs that are no images."""
+    """Raise ``ValueError`` if a model's backbone declares inputs other than images."""
     backbone = backbone_of(model)
     if backbone is not None and backbone.input_spec is not None:
         image_spec(backbone)
@@ -76,7 +76,7 @@ def _hook(read: Callable[[int, Tensor], None], layer: int) -> Callable:
 def read_taps(
     model: nn.Module, readers: dict[str, Callable[[int, Tensor], None]], layers: list[int] | None = None
 ) -> Iterator[None]:
-    """Call a reader with (layer, tensor) for each tensor at its tap while the context is open.
+    """Call each reader with (layer, tensor) for every tensor at the reader's tap while the context is open.
 
     The hooks are removed when the context closes, also after an exception. Tensors that a reader does not store are
     freed, so memory does not grow with the number of images. Layers without the tap are skipped.
@@ -114,8 +114,8 @@ def capture(
             model(images)
         tensors["tap_half"][0]  # Z^{1/2} of the first layer, (B, N, d)
 
-    Each forward pass replaces the tensors of the previous one. They are part of its autograd graph. The hooks are
-    removed when the context closes, also after an exception.
+    Each forward pass replaces the tensors of the previous pass. The tensors are part of the autograd graph. The hooks
+    are removed when the context closes, also after an exception.
 
     Args:
         model: a model with taps.
