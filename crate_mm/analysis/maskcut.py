@@ -81,8 +81,8 @@ def maskcut(
 
     A cut splits the patches at the mean of y (``normalized_cut``). The sign of y is flipped if three or more corners of
     the image are above the mean, or if the patch with the largest ``|y|`` is not above the mean. The object is the
-    connected component of patches above the mean that contains the largest y. The next cut ignores its affinities. The search ends early at an object that covers less than 1 % of the patches, or whose IoU with an
-    earlier object is above 0.5. The first object is exempt from both limits.
+    connected component of patches above the mean that contains the largest y. The next cut ignores its affinities. The
+    search ends early at a later object with less than 1 % of the patches, or an IoU above 0.5 with an earlier object.
 
     Args:
         affinity: affinity of the patches, ``(N, N)``.

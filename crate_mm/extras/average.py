@@ -31,15 +31,15 @@ from .sample_preview import SamplePreview
 
 # Model settings that affect only training.
 TRAINING_KEYS = {"label_smoothing", "batch_augments", "freeze_backbone", "drop_path", "drop_path_rule"}
-COUNTER = "num_batches_tracked"  # BatchNorm's; it has no effect with a numeric momentum
+COUNTER = "num_batches_tracked"  # BatchNorm's counter; without effect if its momentum is a number
 STATISTICS = ("running_mean", "running_var")
-MAX_BATCH_SIZE = 256  # for BatchNorm statistics
+MAX_BATCH_SIZE = 256  # in with_own_statistics
 
 
 class Average:
     """Running average of checkpoints, summed in float64.
 
-    Floating-point and complex tensors are averaged, BatchNorm statistics included; these are then not the statistics of
+    Floating-point and complex tensors are averaged, BatchNorm statistics included. Averaged statistics are not those of
     the averaged weights. For BatchNorm counters the maximum is taken. Other integers and booleans must be equal.
     """
 
@@ -49,7 +49,7 @@ class Average:
         self.members: list[Checkpoint] = []  # without their weights
 
     def including(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Return the average with another checkpoint, without adding it.
+        """Return the average including another checkpoint, which is not added.
 
         Raises:
             CheckpointError: the checkpoint is of another model.
@@ -122,7 +122,7 @@ def average(paths: Iterable[str | Path]) -> tuple[Checkpoint, list[str]]:
 
 
 class Candidate(NamedTuple):
-    """Step of the greedy average: a checkpoint, its score, the score of the average with it, and the decision."""
+    """Step of the greedy average: a checkpoint, its score, the average's score with it, and whether it is accepted."""
 
     path: str
     score: float
@@ -142,7 +142,7 @@ def greedy(
         paths: the checkpoints.
         score: returns a checkpoint's validation score.
         greater: whether a greater score is better.
-        finish: applied to an average before it is scored.
+        finish: function that is applied to an average before scoring.
 
     Returns:
         The average, its steps in order, and notes on it.
@@ -273,9 +273,9 @@ class Validation:
 
 
 def with_own_statistics(checkpoint: Checkpoint, cfg: Config, images: int = 4096) -> Checkpoint:
-    """Return the checkpoint with BatchNorm statistics of its own weights, the mean over batches of training images.
+    """Return the checkpoint with BatchNorm statistics recomputed for its weights, as the mean over training batches.
 
-    The images are the first ones of the first epoch, augmented as in training, except for batch augmentation. The batch
+    The batches are the first of the first epoch, augmented as in training, except for batch augmentation. The batch
     size is the config's, at most ``MAX_BATCH_SIZE``. Dropout and stochastic depth are active.
 
     Args:

@@ -67,7 +67,7 @@ def bench(cfg: Config, what: str, batch: int = 32, seconds: float = 10.0, amp: b
         what: 'training' or 'inference'.
         batch: batch size.
         seconds: duration of the measurement, with at least ``MIN_STEPS`` steps.
-        amp: use mixed precision, as ``--amp`` of the tools.
+        amp: use mixed precision, as the tools do with ``--amp``.
 
     Raises:
         ValueError: ``what`` is unknown, the config does not build, or the size of the model's images is unknown.
@@ -127,7 +127,7 @@ def _inference(task: Task, batch: int, amp: bool) -> Callable[[], None]:
 
 
 def seconds_of(run: Callable[[], object], times: int = 1) -> float:
-    """Return the seconds of a run, of several runs in a row between two synchronizations with the device."""
+    """Return the mean seconds of ``times`` runs, between two synchronizations with the device."""
     synchronize()
     start = time.perf_counter()
     for _ in range(times):
@@ -137,7 +137,7 @@ def seconds_of(run: Callable[[], object], times: int = 1) -> float:
 
 
 def synchronize() -> None:
-    """Wait until the GPU, if there is one, has finished its work."""
+    """Wait for the work that is queued on the GPU, if there is a GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -149,7 +149,7 @@ def reset_peak() -> bool:
         return True
     try:
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # without a reset, the peak includes what the process did before
+    except OSError:  # without a reset, the peak includes earlier work of the process
         return False
     return True
 

@@ -21,7 +21,7 @@ NON_VALUES = ("epoch", "iter", "step", "launch")  # keys of a log line that are 
 
 
 class Point(NamedTuple):
-    """A logged value and the number of iterations and epochs before it, each None if unknown."""
+    """A logged value, and the iterations and epochs completed when it was logged, each None if unknown."""
 
     iteration: int | None
     epoch: float | None
@@ -51,7 +51,7 @@ class LogSegment(NamedTuple):
 
 
 def read_run(folder: str | Path) -> dict[str, list[Point]]:
-    """Return the logged values of a run by name (as ``sanitized`` writes it), in order of iterations or epochs.
+    """Return the logged values of a run by sanitized name, in order of iterations or epochs.
 
     A resumed run has one log per launch. The curve consists of the last launch and of the launches that it resumes
     from. Values logged after the point of resume are discarded, because the next launch repeated these steps. Launches
@@ -110,7 +110,7 @@ def _lineage(last: LogSegment, launches: list[LogSegment]) -> list[LogSegment]:
 
 
 def _read_launches(file: Path) -> list[LogSegment]:
-    """Return the launches of a log: several, if the system clock gave them the same second."""
+    """Return the launches of a log. Launches that started in the same second share a log."""
     launches = []
     for line in read_log(file):
         launch = read_launch(line)
@@ -125,7 +125,7 @@ def _read_launches(file: Path) -> list[LogSegment]:
 
 
 def find_key(key: str, names: Iterable[str]) -> str:
-    """Return the logged name that equals a key, or whose part after the last slash does: 'top1' for 'eval/top1'.
+    """Return the logged name that equals a key, or equals it after the last slash: 'eval/top1' for 'top1'.
 
     Raises:
         ValueError: no name or several names match.
@@ -162,7 +162,7 @@ def schedule(cfg: Config, samples: int | None = None) -> Schedule:
 
     Args:
         cfg: a user's config.
-        samples: number of training images, for data that is not on this machine.
+        samples: number of training images, if the data is not on this machine.
 
     Raises:
         ValueError: the data does not exist, the config does not build, or a scheduler depends on validation metrics.
@@ -219,7 +219,7 @@ def _run_through(runner: Runner) -> Schedule:
 
 
 def _distinct(name: str, columns: list[array]) -> list[tuple[str, array]]:
-    """Return each distinct curve once, with the number of groups that share it if there are several curves."""
+    """Return the distinct curves by label. If there are several, a label has the number of groups of its curve."""
     equal: dict[bytes, list[array]] = {}
     for values in columns:
         equal.setdefault(values.tobytes(), []).append(values)

@@ -125,9 +125,9 @@ def _unsupported_sample_type(source: Source) -> str | None:
 
 
 def _depth(split: str, root: str) -> Iterator[Finding]:
-    """Report a folder that is a parent of the folder of the classes, as in unpacked archives.
+    """Report a folder that only leads to the folder of the classes, as in unpacked archives.
 
-    It would be read as a single class that contains folders and no image.
+    Its only subfolder would be read as a single class without images.
     """
     folder, depth = root, 0
     while True:

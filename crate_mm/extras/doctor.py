@@ -19,7 +19,7 @@ from ..config.resolve import share_of_cores
 from ..io.untrusted import sanitized
 
 MIN_SHARED, MIN_FREE, MIN_FILES = 2 * 2**30, 5 * 2**30, 1024
-# Linux's names of the instructions that make bf16 and int8 matrix products fast.
+# Linux's names of instructions that speed up matrix products in bf16 and int8.
 INSTRUCTIONS = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",

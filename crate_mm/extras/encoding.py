@@ -19,7 +19,7 @@ PREFETCH = 8  # images that a process encodes in advance
 
 
 def encode(path: str, short_side: int | None, quality: int) -> tuple[str | None, bytes | str]:
-    """Return a file's extension and bytes, shrunk to ``short_side``; or None and the reason why it is unreadable."""
+    """Return a file's extension and bytes, shrunk to ``short_side``; for an unreadable file, None and the reason."""
     try:
         data = read_regular(path, MAX_IMAGE_BYTES)
         image = open_image(data, mode=None)
@@ -46,20 +46,20 @@ class _Encoded(Dataset):
     def __getitem__(self, index: int) -> tuple[str | None, bytes | str] | Exception:
         try:
             return encode(self.source.path(int(self.positions[index])), *self.options)
-        except OSError as error:  # return it: the loader adds its traceback to a raised error
+        except OSError as error:  # return the error: the loader would add a traceback to a raised error
             return error
 
 
 def encode_parallel(
     source: Dataset, positions: Sequence[int], workers: int, short_side: int | None, quality: int
 ) -> Iterator[tuple[str | None, bytes | str]]:
-    """Yield ``encode`` of a source's images at the given positions, in order, computed by ``workers`` processes.
+    """Yield ``encode`` of a source's images at ``positions``, in order, computed by ``workers`` processes.
 
     Each process encodes at most ``PREFETCH`` images in advance, so that a slow disk does not fill the memory. The
-    worker processes exit with this process, however it exits, and ignore Ctrl-C.
+    worker processes ignore Ctrl-C. They exit when this process exits for any reason.
 
     Raises:
-        OSError: one of ``images.SYSTEM_ERRNOS``, which are not due to an image.
+        OSError: a system error (``images.SYSTEM_ERRNOS``), not caused by an image.
     """
     if not len(positions):
         return
@@ -83,7 +83,7 @@ def _init_worker(worker_id: int) -> None:
 
 
 def _exit_with_parent() -> None:
-    # PyTorch's watchdog ends a worker gracefully: it waits forever until the worker's images are consumed.
+    # PyTorch's watchdog ends a worker gracefully: it waits until the worker's images are consumed, possibly forever.
     multiprocessing.parent_process().join()
     os._exit(1)
 

@@ -15,7 +15,7 @@ from ..evaluation.metrics import confusion_matrix, per_class_accuracy
 from ..io.files import atomic_file
 from ..io.untrusted import sanitized, spreadsheet_cell
 
-# Maximum numbers of classes for which a plot has room for names, and for numbers in the cells.
+# A plot has room for the names of at most MAX_NAMED classes, and for numbers in the cells of at most MAX_NUMBERED.
 MAX_NAMED, MAX_NUMBERED = 60, 20
 
 

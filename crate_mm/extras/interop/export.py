@@ -37,7 +37,7 @@ class Program(nn.Module):
 
     Args:
         task: a model with a preprocessor that has ``normalize``.
-        mode: 'tensor' for its output, 'features' for one vector per image.
+        mode: 'tensor' for the task's output, 'features' for one vector per image.
         dtype: dtype of matrix products.
     """
 
@@ -72,11 +72,11 @@ def export(
         model: in eval mode, on the CPU.
         path: file to write; ``<path>.json`` beside it describes input and output.
         kind: one of ``KINDS``.
-        images: uint8 ``(B, C, H, W)``, or for a language model token IDs ``(B, N)``; without ``dynamic`` the program
-            accepts only this batch size.
+        images: uint8 ``(B, C, H, W)``, or for a language model token IDs ``(B, N)``. Without ``dynamic`` the program
+            accepts only the batch size B.
         mode: 'tensor' for the model's output, 'features' for one vector per image.
         dynamic: accept any batch size, and any image size if the model computes its positions. 'batch' accepts any
-            batch size if the export supports it, else only this one.
+            batch size if the export supports it, else only B.
         dtype: one of ``DTYPES``: bfloat16 for torch-export and torchscript, int8 (8-bit weights of matrix products) for
             onnx.
 
@@ -135,7 +135,7 @@ def export(
         if is_text:
             manifest |= {"tokenizer": model.tokenizer, "cache": "left out: each call computes all tokens of the window"}
         if mode == "tensor":
-            classes = -1 if is_text else 1  # the dimension of classes or next tokens
+            classes = -1 if is_text else 1  # dimension of the classes or next tokens
             manifest["same_first"] = (output.argmax(classes) == expected.argmax(classes)).double().mean().item()
         limit = 1e-4 * max(expected.abs().max().item(), 1) if dtype == "float32" else float("inf")
         if not manifest["largest_difference"] < limit:  # also true for NaN
@@ -204,12 +204,12 @@ def _export_program(
 
 
 def _two_or_more(images: Tensor) -> Tensor:
-    """Return images ``(B, C, H, W)``, a single image twice: exporters specialize on a size of 1."""
+    """Return images ``(B, C, H, W)``; repeat a single image, because exporters specialize on a size of 1."""
     return torch.cat([images, images]) if len(images) == 1 else images
 
 
 def _call_exporter(write: Callable, *args: Any, **kwargs: Any) -> Any:
-    """Return an exporter's result. Exporters raise any exception, with pages of text: reduce it to its first line."""
+    """Call an exporter. It may raise any exception, with pages of text: raise ``ExportError`` with the first line."""
     try:
         return write(*args, **kwargs)
     except OSError:  # a disk error
@@ -219,7 +219,7 @@ def _call_exporter(write: Callable, *args: Any, **kwargs: Any) -> Any:
 
 
 def _patch_of(task: nn.Module) -> tuple[int, int] | None:
-    """Return height and width of a patch, of which dynamic image sizes are multiples; None if unknown."""
+    """Return height and width of a patch, None if unknown. Dynamic image sizes are multiples of the patch size."""
     backbone = backbone_of(task)
     spec = None if backbone is None else backbone.input_spec
     layout = None if spec is None else backbone.layout(torch.empty(1, *spec.shape, device="meta"))

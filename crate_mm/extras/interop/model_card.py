@@ -40,10 +40,10 @@ fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 lla
 
 
 def card_licence(licence: str | None) -> dict[str, str]:
-    """Return the card's entries for a license; none for None.
+    """Return the card's entries for a license; an empty dict for None.
 
     Args:
-        licence: one of ``LICENCES`` in any case, or 'other: ' and a name.
+        licence: one of ``LICENCES``, in upper or lower case, or 'other: ' and a name.
 
     Raises:
         ValueError: any other license.
@@ -68,9 +68,9 @@ def write_card(
 
     Args:
         manifest: from ``publish``.
-        result: content of its ``result.json``, or an empty dict.
+        result: content of the model's ``result.json``, or an empty dict.
         metrics: from ``checkpoint_metrics``.
-        licence: as for ``card_licence``.
+        licence: argument of ``card_licence``.
         repo: target repository, 'owner/name', or None.
     """
     model, classifies = manifest["model"], manifest["model"].get("type") == "ImageClassifier"

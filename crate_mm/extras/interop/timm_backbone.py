@@ -16,7 +16,7 @@ from ...models.backbone import Backbone, InputSpec, Positions
 from ...models.layers import Compression, Layer, Map, TokenLayout, scaled_similarity
 from ...registry import BACKBONES, builds_from_data, suggest
 
-# These would read files, download, or contradict an argument of TimmBackbone.
+# These options would read files, download, or contradict an argument of TimmBackbone.
 REFUSED_OPTIONS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only")
 REFUSED_OPTIONS += ("num_classes", "in_chans", "drop_path_rate", "scriptable", "exportable", "no_jit")
 MAX_SIDE = 8192  # pixels
@@ -61,7 +61,7 @@ class TimmBackbone(Backbone):
 
     The first token is the CLS token or, in a model without a CLS token, the mean of the patches. Heads therefore pool
     by 'cls'. Other prefix tokens, such as registers, are dropped. In a model with ``blocks`` and prefix tokens, each
-    block becomes a ``Layer``, which measures and figures can read.
+    block becomes a ``Layer`` that measures and figures can read.
 
     Args:
         name: one of ``timm.list_models()``.
@@ -185,7 +185,7 @@ class TimmBackbone(Backbone):
 
     def _with_first(self, z: Tensor) -> Tensor:
         """Return the first token and the patches, ``(B, 1 + N, d)``, from timm's features."""
-        if z.ndim == 4:  # of a convolutional model; channels-last models set output_fmt
+        if z.ndim == 4:  # features of a convolutional model; channels-last models set output_fmt
             z = z.flatten(1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else z.flatten(2).mT
         patches = z[:, self.prefix :]
         has_cls = self.prefix > 0 and getattr(self.model, "cls_token", None) is not None  # else only registers
