@@ -1,9 +1,9 @@
-"""Packing of an image tree that can be interrupted, and shared by several processes or machines.
+"""Pack an image tree into shards. Packing can be interrupted, and shared by several processes or machines.
 
 An incomplete pack is in ``<target>.part``. Its plan fixes the number of images per shard, so that a shard's number
-determines its images. A shard is written atomically, then its rows with its checksum. When all shards exist, the index
-is written, the folder is renamed, and auxiliary files are deleted. The plan is deleted last, so that the same command
-can resume an interrupted deletion.
+determines its images. Each shard is written atomically, and then its rows of the index with its checksum. When all
+shards exist, the index is written, the folder is renamed, and auxiliary files are deleted. The plan is deleted last, so
+that the same command can resume an interrupted deletion.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ from ..io.files import FileLock, atomic_file, is_partial_file
 from ..io.untrusted import read_json, read_regular, sanitized
 from .encoding import encode
 
-MARKER = ".packing"  # identifies our incomplete folder; locked while a process packs all of it
+MARKER = ".packing"  # marks an incomplete pack; locked while one process packs all shards
 PLAN = ".plan.json"
-ROWS = ".rows"  # folder of the shards' rows
+ROWS = ".rows"  # folder of the shards' index rows
 PATIENCE = 10.0  # seconds to wait for another part that is starting
-FORM = 1  # version of the plan
+FORM = 1  # version of the plan's format
 SAMPLED = 64  # images encoded to estimate the number of images per shard
-OVERHEAD = 3 * 512 + 256  # bytes per sample in a tar file besides the image: two headers, label, padding
+OVERHEAD = 3 * 512 + 256  # bytes per sample in a tar file in addition to the image: two headers, label, padding
 
 
 class Packing:
@@ -47,7 +47,7 @@ class Packing:
         options: ``short_side``, ``quality`` and ``shard_mb``, as in ``tools/pack_dataset.py``.
 
     Attributes:
-        is_packed: whether an interrupted run has completed the target, so that only ``tidy`` remains.
+        is_packed: whether an interrupted run has renamed the folder to ``target``, so that only ``tidy`` remains.
         images: number of images by split, set when the pack is complete.
 
     Raises:
@@ -106,7 +106,7 @@ class Packing:
         return plan
 
     def _prepare(self) -> None:
-        """Write a plan, or load that of an interrupted run."""
+        """Write a plan, or load the plan of an interrupted run."""
         plan = self._expected_plan()
         if not (self.folder / PLAN).exists():
             for path in self.folder.iterdir():
@@ -213,11 +213,11 @@ class Packing:
         """Finish a run that was interrupted after the renaming.
 
         Raises:
-            ValueError: another process is finishing it, or the pack was started with other options or images.
+            ValueError: another process is finishing the pack, or it was started with other options or images.
         """
         self._acquire(self._all, 0)
         try:
-            if (self.target / PLAN).exists():  # else another process has finished it
+            if (self.target / PLAN).exists():  # else another process has finished the pack
                 self._read_plan(self._expected_plan())
             self._delete_auxiliary_files()
             self.images = {split: len(PackedImages(self.target, split)) for split in self.sources}

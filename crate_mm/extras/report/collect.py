@@ -1,7 +1,7 @@
 """Collect the data of a report page: numbers, lists, packed arrays, and images as data URLs.
 
-The page's JSON is this data only. Lists of layers start with the first layer. ``None`` marks an undefined value; a
-model's ``undefined`` gives the reasons.
+This data is the page's JSON. Lists of layers start with the first layer. ``None`` marks an undefined value; a model's
+``undefined`` gives the reasons.
 """
 
 import base64
@@ -39,7 +39,7 @@ from .stream import LISTED, MAX_CLASSES, TOP, AtomUsage, StreamStats, collect_st
 
 ATTENTION = 0.6  # fraction of the page's bytes for attention between patches
 FORMAT = 3  # version of the data, for readers of saved files
-MAX_ATOMS = 2000  # in all layers of a model, of which each atom's images are shown
+MAX_ATOMS = 2000  # images are shown for every atom of a model with at most this number of atoms
 GRAM_DIRECTIONS = 64  # basis vectors in the picture of a Gram matrix, over all heads
 THUMBNAIL = 40  # pixels of the longer side
 LOSSLESS = 64 * 64  # images with at most this many pixels are stored as PNG, larger ones as JPEG
@@ -60,8 +60,8 @@ class ReportDataset(NamedTuple):
 
 @dataclass
 class ReportModel:
-    """A model of the report, in eval mode. ``data`` is the index of its ``ReportDataset``. ``untrained`` models have
-    newly initialized weights, with which the page compares the others."""
+    """A model of the report, in eval mode. ``data`` is the index of its ``ReportDataset``. ``untrained`` models are
+    newly initialized; the page compares the other models with them."""
 
     label: str
     model: nn.Module
@@ -72,8 +72,8 @@ class ReportModel:
 
 
 class ReportSettings(NamedTuple):
-    """Positions to measure and to show in detail, settings of the coding rates, and size limits of the data and, within
-    it, of the weights of the model that the page runs."""
+    """Positions to measure and to show in detail, settings of the coding rates, and size limits: ``max_bytes`` of all
+    data, and within it ``weights_bytes`` of the weights of the model that the page runs."""
 
     measured: list[int]
     shown: list[int]
@@ -127,7 +127,7 @@ def collect(
     budget = AttentionBudget(grids, settings.max_bytes * ATTENTION)
     attention_size = add_looks(models, datas, settings, budget, data)
     size = len(json.dumps(data))
-    if size > settings.max_bytes:  # the other data needs more than its fraction: give attention the rest
+    if size > settings.max_bytes:  # the other data exceeds its fraction: reduce attention to the remaining bytes
         remaining = settings.max_bytes - (size - attention_size)
         add_looks(models, datas, settings, AttentionBudget(grids, remaining), data)
     return data
@@ -138,7 +138,7 @@ def choose_running(
 ) -> dict[int, dict[str, Any]]:
     """Return the weights of the model that the page runs, by its index; empty if no model can run in the page.
 
-    It is the last model that the page can compute, an untrained model only if no trained one can.
+    The page runs the last trained model that it can compute. If it can compute only untrained models, it runs the last.
     """
     able = [i for i, report_model in enumerate(models) if why_not(report_model.model) is None]
     if not able:
@@ -209,7 +209,7 @@ def segmented_data(examples: list[Example]) -> dict[str, Any]:
 def measure_model(
     report_model: ReportModel, data: ReportDataset, settings: ReportSettings, thumbs: set[int]
 ) -> dict[str, Any]:
-    """Return the measurements of a model, and add the positions of the images that they name to ``thumbs``."""
+    """Return the measurements of a model; add the positions of the images listed for its atoms to ``thumbs``."""
     model, layers = report_model.model, find_layers(report_model.model)
     batches = track(data.batches(settings.measured), f"measuring {sanitized(report_model.label, 60)}")
     stats = collect_stats(model, batches, settings.eps_squared, settings.unit_length, settings.measured)
@@ -244,8 +244,8 @@ def measure_model(
 
 
 def zero_shares(stats: StreamStats, layer: int) -> dict[str, float] | None:
-    """Return of the zeros of a layer's code the shares by reason, and of all entries those switched on by the
-    dictionary; None if the layer has no ISTA step."""
+    """Return fractions of a layer's code; None without an ISTA step. Of the zeros, by reason: 'negative', 'dictionary',
+    'threshold'. Of all entries: 'on', entries that the dictionary switched on; 'left', nonzero entries."""
     if layer not in stats.zeros:
         return None
     negative, dictionary, threshold, on, left = stats.zeros[layer].tolist()
@@ -258,10 +258,10 @@ def zero_shares(stats: StreamStats, layer: int) -> dict[str, float] | None:
 def rate_bounds(
     layers: dict[int, nn.Module], tokens: int | None, width: int, settings: ReportSettings
 ) -> dict[str, tuple[float, float]]:
-    """Return (least, largest) value of each coding rate for tokens of length 1 that are not zero.
+    """Return the (smallest, largest) possible value of each coding rate for nonzero tokens of length 1.
 
-    The least is that of equal tokens, ``1/2 log(1 + p / eps^2)`` per subspace; the largest that of min(N, p) orthogonal
-    directions. Empty without unit length, without tokens, or if the layers differ in their subspaces.
+    Equal tokens give the smallest value, ``1/2 log(1 + p / eps^2)`` per subspace. Tokens along min(N, p) orthogonal
+    directions give the largest. R^c has no bounds if the layers' subspaces differ. Empty without unit length or tokens.
     """
     if not settings.unit_length or tokens is None:
         return {}
@@ -284,8 +284,8 @@ def rate_bounds(
 def code_data(usage: AtomUsage, depth: int) -> dict[str, Any]:
     """Return how often the data uses each atom of a layer, and the images of the atoms.
 
-    All atoms have images in a model of at most ``MAX_ATOMS`` atoms in its ``depth`` layers, else those used most and
-    least.
+    If the model's ``depth`` layers have at most ``MAX_ATOMS`` atoms in total, images are listed for all atoms,
+    otherwise for the most-used and the least-used atoms.
     """
     fraction = usage.use / usage.images
     numbers = range(len(fraction))
@@ -335,9 +335,9 @@ def image_data(dataset: Dataset, position: int) -> dict[str, Any]:
 
 
 def data_pictures(data: ReportDataset, positions: list[int], running: bool = False) -> dict[str, Any]:
-    """Return the shown images, and those with a ground truth again, darkened where the truth has no class.
+    """Return the shown images; those with a ground truth also as a copy, darkened where the truth has no class.
 
-    With ``running``, also their bytes and how drawings are prepared: the page's own model takes them.
+    With ``running``, add the inputs of the model that the page runs: the images' bytes and how it prepares drawings.
     """
     pictures: dict[str, Any] = {"label": sanitized(data.label), "pictures": [], "truths": []}
     if running:

@@ -1,4 +1,4 @@
-"""Images for the model that runs in the page: the bytes of the shown images, and how a drawing is prepared."""
+"""Inputs of the model that runs in the page: bytes of the shown images, and the preparation of drawings."""
 
 import base64
 import gzip
@@ -21,10 +21,10 @@ def pack_bytes(images: Tensor) -> dict[str, Any]:
 
 
 def drawing_of(dataset: Dataset, positions: list[int]) -> dict[str, Any] | None:
-    """Return how the page prepares a drawing, ``{kind, side, times}``; None if it cannot do as the transforms do.
+    """Return how the page prepares a drawing, ``{kind, side, times}``; None if it cannot reproduce the transforms.
 
-    The source says how its images were made (``Source.drawing``). The transforms may only enlarge them by an integer,
-    ``times``; this is tested on the images at ``positions``.
+    ``kind`` is ``Source.drawing``: how the source's images were made. The transforms may only enlarge images by an
+    integer, ``times``; this is tested on the images at ``positions``.
     """
     dataset = dataset_of(dataset)
     source = dataset.source if isinstance(dataset, (ClassificationDataset, ImageSamples)) else None
@@ -40,7 +40,7 @@ def drawing_of(dataset: Dataset, positions: list[int]) -> dict[str, Any] | None:
 
 
 def enlarge(image: Tensor, times: int) -> Tensor:
-    """Return a uint8 image ``(H, W)`` enlarged bilinearly as in ``pixels.js`` and in Pillow: each axis is rounded."""
+    """Enlarge a uint8 image ``(H, W)`` bilinearly and round after each axis, as ``pixels.js`` and Pillow do."""
 
     def along(image: Tensor) -> Tensor:
         at = (torch.arange(image.shape[-1] * times) + 0.5) / times - 0.5

@@ -19,7 +19,7 @@ from ...models.layers import TokenLayout
 from ...models.tasks.segmentation import Segmentation
 from .pack import pack
 
-SAMPLED = 100_000  # entries of a layer's maps that set the color scale
+SAMPLED = 100_000  # maximum number of a layer's attention values from which the color scale is computed
 TOP_CLASSES = 5
 NO_GRID = "its layout does not define which tokens are patches"
 
@@ -27,10 +27,10 @@ NO_GRID = "its layout does not define which tokens are patches"
 class AttentionBudget:
     """Resolution at which attention between patches is stored within a size limit.
 
-    16 bits if that fits, else 8 bits, else 8 bits between blocks of patches of the smallest side that fits.
+    It is 16 bits if that fits, else 8 bits, else 8 bits between blocks of patches with the smallest side that fits.
 
     Args:
-        grids: for each model the number of maps and the (rows, columns) of patches.
+        grids: for each model, the number of maps and the (rows, columns) of patches.
         max_bytes: size limit.
     """
 
@@ -65,8 +65,8 @@ def count_maps(model: nn.Module, batch: dict) -> int:
 def block_attention(attention: Tensor, first: int, grid: tuple[int, int], side: int) -> Tensor:
     """Return attention between blocks of ``side x side`` patches: ``(..., N, N) -> (..., 1 + n, 1 + n)``.
 
-    Row and column 0 are those of the CLS token, or 0 without a CLS token. A block's row is the mean of its patches'
-    rows. The attention to a block is the sum over its patches. With ``side`` 1 each block is one patch.
+    Row 0 and column 0 belong to the CLS token; they are zero without a CLS token. A block's row is the mean of its
+    patches' rows. The attention to a block is the sum over its patches. With ``side`` 1 each block is one patch.
     """
     rows, columns = grid
     N = attention.shape[-1]
@@ -86,9 +86,9 @@ class Looks:
     """Views of one model's layers, collected image by image. ``data`` packs them.
 
     Args:
-        model: in eval mode.
+        model: a model in eval mode.
         budget: resolution of the attention.
-        truths: for each image the class of each pixel, ``(H, W)``, or None if it is unknown.
+        truths: for each image, the class of each pixel, ``(H, W)``, or None if unknown.
         stored: whether attention and masks are stored; False for a model that the page runs.
     """
 
@@ -101,8 +101,8 @@ class Looks:
     ) -> None:
         self.truths, self.stored = truths, stored
         self.model, self.budget, self.layers = model, budget, find_layers(model)
-        self.layout: TokenLayout | None = None  # of the last image
-        self.no_attention: str | None = None  # why a layer has none
+        self.layout: TokenLayout | None = None  # layout of the last image
+        self.no_attention: str | None = None  # reason why a layer has no attention map
         self.blocks: dict[int, list[Tensor]] = {}
         self.cls: dict[int, list[Tensor]] = {}
         self.has_code = any("tap_code" in layer.taps() for layer in self.layers.values())
@@ -139,7 +139,7 @@ class Looks:
             self.cls.setdefault(layer, []).append(attention[:, 0, first:])
 
     def data(self, layer: int) -> dict[str, Any]:
-        """Return the views of a layer, counted from 0; None for undefined ones."""
+        """Return the views of a layer, counted from 0; None for undefined views."""
         views: dict[str, Any] = {"attention": None, "masks": None}
         if layer in self.blocks and self.stored:
             blocks = torch.stack(self.blocks[layer])  # (B, K, 1 + n, 1 + n)
@@ -153,15 +153,15 @@ class Looks:
         return views
 
     def scale(self) -> float:
-        """Return the end of the color scale of all maps, in times uniform.
+        """Return the end of the color scale of all maps, in multiples of uniform attention.
 
-        It is their 0.995 quantile, up to the next of 1, 2, 5 times a power of 10, from 2 to the number of tokens.
+        It is the maps' 0.995 quantile, rounded up to 1, 2 or 5 x 10^i, and limited to 2 .. number of tokens.
         """
         if not self.blocks:
             return 2.0
         tokens, generator = self.layout.prefix + math.prod(self.layout[1:]), torch.Generator().manual_seed(0)
         times = []
-        for maps in self.blocks.values():  # of large maps a sample
+        for maps in self.blocks.values():  # sample the values of large maps
             entries = torch.stack(maps)[..., 1:].flatten() * tokens / self.budget.side**2
             picked = torch.randint(len(entries), (SAMPLED,), generator=generator)
             times.append(entries if len(entries) <= SAMPLED else entries[picked])
@@ -171,7 +171,7 @@ class Looks:
         return min(max(end, 2.0), max(tokens, 2.0))
 
     def _best(self, masks: Tensor, truth: Tensor | None) -> list[dict[str, Any]] | None:
-        """Return for each class in an image the head, from 0, whose mask ``(K, N)`` has the highest IoU."""
+        """Return, for each class in an image, the head (from 0) whose mask ``(K, N)`` has the highest IoU."""
         if truth is None:
             return None
         maps = masks.unflatten(-1, self.layout[1:]).float()
@@ -179,7 +179,7 @@ class Looks:
         return [overlap._asdict() for overlap in best_heads(large, truth)]
 
     def undefined(self) -> dict[str, str]:
-        """Return for each view that the model does not define the reason."""
+        """Return the reason for each view that the model does not define."""
         name, reasons = name_of(self.model), {}
         first = next(iter(self.layers.values()))
         if not self.blocks:

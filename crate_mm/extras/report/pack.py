@@ -2,8 +2,8 @@
 
     value = (q / most)^power * scale          most: 255 or 65535
 
-``power`` 2 quantizes the square root, which keeps small values precise beside large ones, as in attention. With n
-scales, each applies to one n-th of the values, in order. ``unpack`` and the page (``assets/data.js``) decode it.
+``power`` 2 quantizes the square root, which keeps small values precise beside large values, as in attention. With n
+scales, each applies to one n-th of the values, in order. ``unpack`` and the page (``assets/data.js``) decode arrays.
 """
 
 import base64
@@ -18,9 +18,9 @@ def pack(values: Tensor | np.ndarray, bits: int = 8, power: int = 1, groups: int
     """Encode nonnegative values. The error is at most ``scale / most``; nonzero values stay nonzero.
 
     Args:
-        values: of any shape.
+        values: array of any shape.
         bits: 8 or 16.
-        power: 1 or 2, see above.
+        power: 1 or 2, see the module's docstring.
         groups: number of scales; must divide the number of values.
 
     Raises:
