@@ -23,8 +23,8 @@ class PreviewSample(NamedTuple):
 
     Attributes:
         pixels: uint8 ``(C, H, W)``; after batch augmentation, the denormalized image.
-        labels: pairs (class, weight) in descending order of weight: one, or two for a mixed image; for an image with a
-            mask, the fractions of its labelled pixels.
+        labels: pairs (class, weight) in descending order of weight: one pair, or two for a mixed image. For an image
+            with a mask, a weight is the class's fraction of the labeled pixels.
         position: index of the image in the dataset.
         path: path or name of the image.
         epoch: epoch from 1, or 0 outside of training.
@@ -44,12 +44,12 @@ class PreviewSample(NamedTuple):
 class SamplePreview:
     """Samples of a config's split.
 
-    Training samples come in the order and with the seeds of a run of one process on a CPU. ``batch_augments`` is
-    applied as in that run, to the first micro-batch of each step. Further micro-batches are omitted, because their
-    augmentation depends on the model's random draws in between.
+    Training samples come in the order and with the seeds of a run with one process on a CPU. ``batch_augments`` is
+    applied as in this run, to the first micro-batch of each step. Later micro-batches are omitted, because their
+    augmentation depends on the model's random draws for earlier micro-batches.
 
     Args:
-        cfg: a user's config. Without a model (if a checkpoint defines it), batches are not augmented.
+        cfg: a user's config. If it defines no model, batches are not augmented.
         split: 'train', 'val' or 'test'.
 
     Raises:

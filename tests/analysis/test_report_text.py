@@ -206,7 +206,7 @@ def test_models_of_text_and_of_images_are_not_mixed(windows, tmp_path):
     from crate_mm import get_model
 
     models = {"text": language_model(), "image": get_model("crate_mini_digits", pretrained=True)}
-    with pytest.raises(ValueError, match="either language models or models of images"):
+    with pytest.raises(ValueError, match="either language models or image models"):
         report(models, loader(windows), tmp_path / "p.html", num_images=8, shown=1)
     others = {"a": language_model(), "b": language_model(tokenizer=None)}
     with pytest.raises(ValueError, match="different tokenizers"):

@@ -59,7 +59,7 @@ def script(page: str = "page") -> str:
 
 
 def without_spaces(line: str) -> str:
-    """Return a line of a script without the spaces around its punctuation; a line with nested templates stays."""
+    """Return a line of a script without spaces around punctuation; lines with nested templates stay unchanged."""
     if line.count("`") > 2:
         return line
     code = re.split(r'("(?:[^"\\]|\\.)*"|`[^`]*`|/\S.*?/[a-z]*)', line)  # strings, a template, regular expressions
@@ -102,9 +102,9 @@ def make_page(data: dict[str, Any], title: str, page: str = "page") -> str:
 
 
 def term(match: re.Match[str]) -> str:
-    """Return the button that explains ``[[text]]``, or the term of ``[[term|text]]``: see ``words.js``.
+    """Return the button of ``[[text]]`` or ``[[term|text]]``; ``words.js`` explains the text, or the term if given.
 
-    A line does not break between the button and the punctuation at it.
+    A line does not break between the button and adjacent punctuation.
     """
     before, name, text, after = match.groups()
     button = f'<button type="button" class="term" data-term="{name or text}">{text}</button>'
@@ -121,10 +121,10 @@ def as_json(data: Any) -> str:
 
 
 def in_element(text: str) -> str:
-    """Return a script that is safe inside an HTML element: sequences that end or alter the element are escaped."""
+    """Return a script that is safe inside an HTML element: escape sequences that end or alter the element."""
     return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def digest(text: str) -> str:
-    """Return a script's hash as a content security policy states it."""
+    """Return a script's hash in the form that a content security policy expects."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,12 +1,12 @@
 """Put a model's weights into the page, which then computes the forward pass itself (``assets/model.js``).
 
 This is possible for an ``ImageClassifier`` of a CRATE and a ``LanguageModel`` of a causal CRATE with their own
-operators: MSSA with a residual connection, then ISTA without one. The packed weights are one text: base64 of gzip of
-all float32 numbers, and then, for dtype 'half', the high bytes of all halves and their low bytes, for dtype 'byte' all
-bytes.
+operators: MSSA with a residual connection, then ISTA without a residual connection.
 
 Matrices of at least ``LARGE`` numbers are stored in ``dtype``, all other tensors in float32. 'half' is IEEE float16.
-'byte' is int8 with one float32 scale per row: ``value = q * scale``. Separate bytes of halves compress better.
+'byte' is int8 with one float32 scale per row: ``value = q * scale``. All float32 numbers come first, then the matrices:
+for 'byte' their bytes, for 'half' all high bytes and then all low bytes, because this compresses better. The result is
+compressed with gzip and encoded in base64.
 """
 
 import base64
@@ -27,10 +27,10 @@ from ...models.tasks.heads import LinearHead
 from ...models.tasks.language import LanguageModel
 from ...models.tasks.preprocessor import ImagePreprocessor
 
-LARGE = 4096  # numbers in a matrix from which it is stored in `dtype`
-MAX_PRODUCTS = 60_000_000  # multiply-adds of a forward pass, which runs again at each stroke of a drawing
-MAX_TEXT_PRODUCTS = 300_000_000  # the same of a text, which runs again when its reader stops typing
-DTYPES = ("half", "byte")  # from precise to small
+LARGE = 4096  # smallest number of entries of a matrix that is stored in `dtype`
+MAX_PRODUCTS = 60_000_000  # multiply-adds of a forward pass on an image, which runs at each stroke of a drawing
+MAX_TEXT_PRODUCTS = 300_000_000  # multiply-adds of a forward pass on a text, which runs when the user stops typing
+DTYPES = ("half", "byte")  # the most precise first
 
 
 def why_not(model: nn.Module) -> str | None:
@@ -46,7 +46,7 @@ def why_not(model: nn.Module) -> str | None:
 
 
 def is_plain(model: nn.Module) -> bool:
-    """Return whether all parts of a model are those that ``model.js`` computes."""
+    """Return whether ``model.js`` can compute every part of a model."""
     is_classifier = (
         type(model) is ImageClassifier
         and type(model.backbone) is CRATE
@@ -69,7 +69,7 @@ def is_plain(model: nn.Module) -> bool:
 
 
 def products(model: ImageClassifier | LanguageModel) -> int:
-    """Return the multiply-adds of one image or of the longest text, in the form of the page's forward pass."""
+    """Return the multiply-adds of the page's forward pass on one image or on the longest text."""
     d = model.backbone.embed_dim
     if isinstance(model, LanguageModel):
         N = model.backbone.context_length
@@ -86,12 +86,12 @@ def products(model: ImageClassifier | LanguageModel) -> int:
 def running_model(model: ImageClassifier | LanguageModel, max_bytes: float, probe: Tensor) -> dict[str, Any] | None:
     """Return the weights and settings that ``model.js`` computes with; None if they need more than ``max_bytes``.
 
-    The finest dtype that fits is chosen. ``checked`` says what storing in it changes on ``probe``: how many of the
-    images, or of the tokens of the texts, get the same answer, and the largest change of a probability.
+    The most precise dtype that fits is chosen. ``checked`` compares the stored weights with the original weights on
+    ``probe``, as ``compare`` does.
 
     Args:
-        model: for which ``why_not`` returns None, in eval mode.
-        max_bytes: of the packed text.
+        model: a model in eval mode for which ``why_not`` returns None.
+        max_bytes: size limit of the packed weights.
         probe: uint8 images ``(B, C, H, W)``, or token IDs ``(B, N)``.
     """
     for dtype in DTYPES:
@@ -169,7 +169,7 @@ def is_large(tensor: Tensor) -> bool:
 
 
 def pack_weights(model: ImageClassifier | LanguageModel, dtype: str) -> dict[str, Any]:
-    """Return ``{dtype, tensors: [[name, shape, is large]], gzip}``; each kind's tensors lie in this order."""
+    """Return ``{dtype, tensors: [[name, shape, is large]], gzip}``. Tensors of one dtype are stored in this order."""
     plain, large, names = [], [], []
     for name, tensor in tensors_of(model).items():
         names.append([name, list(tensor.shape), is_large(tensor)])
@@ -191,15 +191,15 @@ def pack_weights(model: ImageClassifier | LanguageModel, dtype: str) -> dict[str
 
 
 def to_bytes(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return int8 numbers, and the scale of each row with which ``q * scale`` approximates the matrix."""
+    """Return int8 numbers q and a scale per row, such that ``q * scale`` approximates the matrix."""
     scale = matrix.abs().amax(1, keepdim=True) / 127
     return (matrix / scale.clamp_min(torch.finfo(torch.float32).tiny)).round().to(torch.int8), scale
 
 
 def rounded(model: ImageClassifier | LanguageModel, dtype: str) -> ImageClassifier | LanguageModel:
-    """Return a copy of the model with the weights that the page has."""
+    """Return a copy of the model with the weights as the page decodes them."""
     copied = copy.deepcopy(model).float().cpu()
-    for tensor in tensors_of(copied).values():  # these share the parameters' memory
+    for tensor in tensors_of(copied).values():  # these tensors share the parameters' memory
         if is_large(tensor):
             q, scale = to_bytes(tensor)
             tensor.copy_(tensor.half() if dtype == "half" else q * scale)
@@ -208,7 +208,7 @@ def rounded(model: ImageClassifier | LanguageModel, dtype: str) -> ImageClassifi
 
 @torch.inference_mode()
 def compare(model: nn.Module, copied: nn.Module, inputs: Tensor) -> dict[str, Any]:
-    """Return how the answers of two models to the same images, or after the same tokens, differ."""
+    """Compare two models on images or tokens: the number of equal predictions, and the largest probability change."""
     inputs = inputs.to(next(model.parameters()).device)
     a, b = (m(**m.data_preprocessor({"inputs": inputs})).softmax(-1).flatten(0, -2) for m in (model, copied))
     return {"same": int((a.argmax(-1) == b.argmax(-1)).sum()), "of": len(a), "most": (a - b).abs().max().item()}

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ...analysis.gather import LayerMeasures, Moments
 
-BINS = 40  # at most, in a histogram
+BINS = 40  # maximum number of bins of a histogram
 _FINEST = -60  # exponent of the finest bin width, 2^-60
 
 
@@ -32,25 +32,25 @@ class Histogram:
                 self.counts, self.exponent = merged, self.exponent + 1
 
     def data(self) -> dict:
-        """Return ``{'start': of the first bin, 'width': of a bin, 'counts': [...]}``; one bin has width 0."""
+        """Return ``{'start': start of the first bin, 'width': bin width, 'counts': [...]}``; width 0 for one bin."""
         first, last = min(self.counts), max(self.counts)
         width = 0.0 if first == last else math.ldexp(1.0, self.exponent)
         counts = [self.counts.get(index, 0) for index in range(first, last + 1)]
         return {"start": math.ldexp(first, self.exponent), "width": width, "counts": counts}
 
 
-PAIRS = {"rc_half": "rc_z"}  # a measure after a step -> the same before it
+PAIRS = {"rc_half": "rc_z"}  # a measure after a step -> the same measure before the step
 
 
 class Spreads(LayerMeasures):
-    """``LayerMeasures`` with histograms and differences within each sample: to the same measure of the first layer, and
-    to that of ``PAIRS``."""
+    """``LayerMeasures`` with histograms, and with differences within each sample: from the same measure of the first
+    layer, and from the measure in ``PAIRS``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.histograms: dict[tuple[str, int], Histogram] = {}
         self.differences: dict[tuple[str, str, int], Moments] = {}
-        self._latest: dict[tuple[str, int], Tensor] = {}  # of the current batch
+        self._latest: dict[tuple[str, int], Tensor] = {}  # values of the current batch
 
     def take(self, measure: str, layer: int, values: Tensor) -> None:
         super().take(measure, layer, values)

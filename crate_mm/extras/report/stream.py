@@ -16,10 +16,10 @@ from ...analysis.taps import find_layers, layout_of, read_taps
 from ...models.layers import ISTA
 from .spread import Spreads
 
-MAX_CLASSES = 20  # whose codes are compared: the first that occur
-TOP = 6  # images listed for an atom, of its largest entries and of its median ones
-SAMPLE = 64  # uses of an atom from which the median ones are taken
-LISTED = 12  # most-used atoms and least-used atoms listed, each, if not all are
+MAX_CLASSES = 20  # the codes of the first classes that occur are compared, of at most this number
+TOP = 6  # images listed for an atom by its largest entries, and uses listed around its median entry
+SAMPLE = 64  # random uses of an atom from which the uses around the median are taken
+LISTED = 12  # number of most-used atoms, and of least-used atoms, that are listed if not all atoms are
 
 
 class ClassMeans:
@@ -51,12 +51,12 @@ class AtomUsage:
         self.images, self.use, self.amount = 0, 0.0, 0.0
         self.by_class = ClassMeans(classes)
         self.largest: tuple[Tensor, Tensor, Tensor] | None = None  # values, positions, tokens: (TOP, m) each
-        self.sample: tuple[Tensor, ...] | None = None  # random keys, and the same of uses with the largest keys
+        self.sample: tuple[Tensor, ...] | None = None  # random keys, values, positions, tokens: (SAMPLE, m) each
         self.generator = torch.Generator().manual_seed(0)
 
     def update(self, code: Tensor, positions: list[int], labels: list[int], first: int) -> None:
-        """Add codes ``(B, N, m)``. Tokens before index ``first`` are no patches: they count, but are never listed."""
-        use = atom_usage(code).cpu()  # convert to float64 on the CPU: not every device has it
+        """Add codes ``(B, N, m)``. Tokens before index ``first`` are not patches: they count, but are never listed."""
+        use = atom_usage(code).cpu()  # convert to float64 on the CPU: not every device has float64
         self.images += len(code)
         self.use += use.double().sum(0)
         self.amount += code.abs().float().mean(1).cpu().double().sum(0)
@@ -81,7 +81,7 @@ class AtomUsage:
         return most, [i for i in reversed(used) if i not in most][:LISTED]
 
     def top(self, atom: int) -> list[tuple[int, int, float]]:
-        """Return (position, patch, entry) of the images that use an atom most, with the patch of the largest entry."""
+        """Return (position, patch, entry) of the images with an atom's largest entries; the patch has this entry."""
         rows = zip(*(table[:, atom].tolist() for table in self.largest))
         return [(position, token, value) for value, position, token in rows if value > 0]
 
@@ -94,7 +94,7 @@ class AtomUsage:
 
 
 def _largest(tables: tuple[Tensor, ...] | None, rows: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
-    """Return of tables ``(n, m)``, old and new, for each column the ``count`` rows with the largest first entries."""
+    """Join old and new tables ``(n, m)``; keep for each column the ``count`` rows with the largest first entries."""
     if tables is not None:
         rows = tuple(torch.cat(pair) for pair in zip(tables, rows))
     order = rows[0].argsort(dim=0, descending=True, stable=True)[:count]
@@ -106,12 +106,12 @@ class StreamStats:
 
     Attributes:
         spreads: the measures.
-        codes: by layer, counted from 0.
-        zeros: by layer with an ISTA step, the counts of ``zero_reasons``.
-        entries: by layer, the number of entries of its codes.
+        codes: atom usage by layer, counted from 0.
+        zeros: counts of ``zero_reasons`` by layer, for layers with an ISTA step.
+        entries: number of entries of the codes by layer.
         tokens: number of tokens of an image.
         classes: labels that are compared.
-        images, labelled, right: number of images, and for a classifier the number with a label and of correct answers.
+        images, labelled, right: number of images; for a classifier, also of labeled and of correctly classified images.
     """
 
     def __init__(self) -> None:
@@ -135,13 +135,13 @@ def collect_stats(
     """Measure a model in eval mode on a loader's batches. Memory does not grow with the number of batches.
 
     Args:
-        model: with its preprocessor.
-        batches: with ``inputs``, and optionally ``labels`` and ``sample_idx``.
-        eps_squared, unit_length: as for ``measure_layers``.
-        positions: of the samples in their dataset, for batches without ``sample_idx``.
+        model: a model with its preprocessor.
+        batches: batches with ``inputs``, and optionally ``labels`` and ``sample_idx``.
+        eps_squared, unit_length: arguments of ``measure_layers``.
+        positions: positions of the samples in their dataset, for batches without ``sample_idx``.
 
     Raises:
-        ValueError: the model has no readable layers, or none of the measures.
+        ValueError: the model has no readable layers, or defines none of the measures.
     """
     stats, layers = StreamStats(), find_layers(model)
     prefix = 0  # tokens before the patches; 0 for a model without a layout

@@ -32,7 +32,7 @@ def collect_text(
     Args:
         models: tasks ``LanguageModel``, in eval mode.
         data: windows of token IDs.
-        settings: positions of the windows, and as for images.
+        settings: the settings of ``collect``; positions are those of windows.
         say: receives a line per model.
 
     Raises:
@@ -67,7 +67,7 @@ def collect_text(
 def _choose_running(
     models: list[ReportModel], settings: ReportSettings, windows: list[list[int]]
 ) -> dict[int, dict[str, Any]]:
-    """Return the weights of the last trained model that the page can run, by its index; empty if there is none."""
+    """Return the weights of the model that the page runs, by its index; chosen as in ``collect.choose_running``."""
     able = [number for number, each in enumerate(models) if why_not(each.model) is None]
     if not able:
         return {}
@@ -112,14 +112,14 @@ def _measure(
 
 
 def _without_labels(batches: Iterable[dict]) -> Iterator[dict]:
-    """Yield batches without labels, which are tokens here and not classes of samples."""
+    """Yield batches without their labels: here labels are tokens instead of classes of samples."""
     for batch in batches:
         yield {key: value for key, value in batch.items() if key != "labels"}
 
 
 @torch.inference_mode()
 def _loss(model: LanguageModel, batches: Iterable[dict]) -> tuple[float, int]:
-    """Return the sum of the nats of all labels, and their number."""
+    """Return the sum of the nats of all labels, and the number of labels."""
     nats, labels = 0.0, 0
     for batch in batches:
         (result,) = model(**model.data_preprocessor(batch), mode="predict")
@@ -129,8 +129,8 @@ def _loss(model: LanguageModel, batches: Iterable[dict]) -> tuple[float, int]:
 
 @torch.inference_mode()
 def _look(model: LanguageModel, ids: Tensor, undefined: dict[str, str], stored: bool) -> dict[str, Any]:
-    """Return a window's most likely next tokens, ``next[n] = [[ID, probability], ...]``, and ``attention``, packed
-    ``(L, K, N, N)``; None if a layer has no map between tokens. Both are empty unless ``stored``: a running model
+    """Return a window's most likely next tokens, ``next[n] = [[ID, probability], ...]``, and its packed ``attention``,
+    ``(L, K, N, N)``, or None if a layer has no map between tokens. Without ``stored`` both are empty, because the page
     computes them."""
     if not stored:
         return {"next": [], "attention": None}
@@ -161,13 +161,13 @@ def _look(model: LanguageModel, ids: Tensor, undefined: dict[str, str], stored: 
 
 
 def _named(code: dict[str, Any] | None) -> set[int]:
-    """Return the positions of the windows that a layer's directions name."""
+    """Return the positions of the windows that are listed for a layer's atoms."""
     directions = [] if code is None else code["directions"]
     return {position for each in directions for position, *_ in (*each["top"], *each["middle"])}
 
 
 def _texts_of(tokens: set[int], description: Any) -> tuple[dict[str, str], str]:
-    """Return the text of token IDs, and a note where the text is unknown."""
+    """Return the text of each token ID, and a note if the texts are unknown."""
     try:
         tokenizer = tokenizer_of(description)
     except ValueError as error:

@@ -52,11 +52,11 @@ def report(
         out: HTML file to write.
         num_images: images to measure, drawn at random.
         shown: images shown in detail.
-        eps_squared, unit_length: of the coding rates, as for ``measure_layers``.
+        eps_squared, unit_length: settings of the coding rates, as in ``measure_layers``.
         megabytes: size limit of the page.
-        weights_megabytes: size limit of the weights of a small model that the page runs itself; 0 for none.
-        title: of the page.
-        seed: of the sample of images.
+        weights_megabytes: size limit of the weights of a small model that the page runs itself; 0: the page runs none.
+        title: title of the page.
+        seed: seed of the random sample of images.
 
     Raises:
         ValueError: the file cannot be written, an image cannot be read, a model has no readable layers, or the page
@@ -66,7 +66,7 @@ def report(
     named = models if isinstance(models, Mapping) else {name_of(models): models}
     if not named or min(num_images, shown) < 1:
         raise ValueError(f"expected models and images, got {len(named)} models, {num_images=} and {shown=}")
-    data = list(data) if isinstance(data, Iterator) else data  # each model reads them
+    data = list(data) if isinstance(data, Iterator) else data  # every model reads the data again
     entries, datas, known = [], [], {}
     for label, task in ((label, task_of(model)) for label, model in named.items()):
         loader = loader_for(task, data)
@@ -106,27 +106,27 @@ def write_report(
     """Measure models, write their page and return its size in bytes.
 
     Args:
-        models: in eval mode, with their data in ``datas``.
+        models: models in eval mode, with their data in ``datas``.
         datas: the same images, as each model's config prepares them.
         out: HTML file to write.
-        run: from the number of measured images to what the page says about its making, see ``run_data``.
-        settings: num_images, shown, eps_squared, raw_length, megabytes, weights_megabytes and
-            seed.
-        title: of the page (default: the families).
+        run: function of the number of measured images that returns ``run_data``.
+        settings: num_images, shown, eps_squared, raw_length, megabytes, weights_megabytes and seed.
+        title: title of the page (default: the names of the models).
         say: receives a line per model.
 
-    Language models get a page of texts: ``models`` are then all language models, and ``datas`` windows of tokens.
+    Language models get a page of texts. In this case all models must be language models, and ``datas`` are windows of
+    tokens.
 
     Raises:
-        ValueError: as ``collect`` or ``collect_text``, language models and others are mixed, a size limit is negative,
-            or the page would exceed ``megabytes``.
+        ValueError: as ``collect`` or ``collect_text``, language models and other models are mixed, a size limit is
+            negative, or the page would exceed ``megabytes``.
     """
     megabytes = settings["megabytes"]
     if not settings["weights_megabytes"] >= 0:  # NaN, too
         raise ValueError(f"weights_megabytes must be at least 0, got {settings['weights_megabytes']}")
     of_text = [isinstance(report_model.model, LanguageModel) for report_model in models]
     if any(of_text) and not all(of_text):
-        raise ValueError("a page compares either language models or models of images, not both")
+        raise ValueError("a page compares either language models or image models, not both")
     page = "text" if of_text[0] else "page"
     generator = torch.Generator().manual_seed(settings["seed"])
     positions = torch.randperm(len(datas[0].dataset), generator=generator)[: settings["num_images"]].tolist()
