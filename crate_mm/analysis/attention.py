@@ -22,9 +22,9 @@ def pooling(model: nn.Module) -> str | None:
 def cls_attention(model: nn.Module, images: Tensor, layers: list[int] | None = None) -> dict[int, Tensor]:
     """Return the CLS token's attention to the patches, ``{layer: (B, K, N)}``, first layer 0.
 
-    Each layer defines its attention: CRATE by Eq. (11), ``softmax(w_k w_k^T / sqrt(p))``, ViT by its own formula, CBSA
-    by its similarity A^T A, each row divided by its sum. The CLS token's attention to itself is omitted, so rows sum to
-    less than 1.
+    Each layer defines its attention. CRATE uses Eq. (11), ``softmax(w_k w_k^T / sqrt(p))``. ViT uses its own formula.
+    CBSA uses its similarity A^T A, with each row divided by its sum. The CLS token's attention to itself is omitted, so
+    rows sum to less than 1.
 
     Args:
         model: a model whose tokens begin with a CLS token.

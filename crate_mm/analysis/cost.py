@@ -25,8 +25,8 @@ class ModuleCost(NamedTuple):
 class Complexity(NamedTuple):
     """Cost of one forward pass on one input.
 
-    ``uncounted`` maps operators without a counting rule in fvcore to their number of calls. For CRATE these are
-    element-wise; for other models matrix products may be among them (``baddbmm`` is).
+    ``uncounted`` maps operators without a counting rule in fvcore to their number of calls. CRATE's uncounted operators
+    are element-wise. For other models, they may include matrix products such as ``baddbmm``.
     """
 
     input_shape: tuple[int, ...]

@@ -29,8 +29,8 @@ def patch_affinity(model: nn.Module, images: Tensor, layer: int = -1) -> tuple[T
     """Return the affinity of the patches in a layer, ``(B, N, N)`` of float64, and their grid (rows, columns).
 
     The affinity is the cosine similarity of the layer's keys. In a layer with subspaces it is
-    ``sum_k <U_k^T z_i, U_k^T z_j>``, where each ``U^T z`` is scaled to unit length. In a ViT, the keys are those of the
-    attention.
+    ``sum_k <U_k^T z_i, U_k^T z_j>``, where each ``U^T z`` is scaled to unit length. In a ViT, the keys are the
+    attention's keys.
 
     Args:
         model: a task or a backbone.

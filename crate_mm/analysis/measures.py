@@ -58,7 +58,7 @@ def subspace_coding_rate(W: Tensor, num_heads: int, eps_squared: float = 0.01, u
             stays zero.
 
     Raises:
-        ValueError: as ``coding_rate``, or K does not divide the last dimension.
+        ValueError: as in ``coding_rate``, or K does not divide the last dimension.
     """
     if W.ndim < 2 or W.shape[-1] % num_heads:
         raise ValueError(f"{num_heads} heads do not divide projected tokens of shape {tuple(W.shape)}")

@@ -12,9 +12,9 @@ def pca_colors(tokens: Tensor, foreground: bool = False) -> tuple[np.ndarray, np
 
     Args:
         tokens: patch tokens, without the CLS token.
-        foreground: show only the foreground: in each image, the patches with a first component above the middle of its
-            range; if these are more than half of all patches, the other patches instead. For this, each image's mean
-            is subtracted first, so that the component does not separate images.
+        foreground: show only patches whose first component is above the middle of the range in their image or, if these
+            are more than half of all patches, only the other patches. Each image's mean is subtracted before this
+            component is computed, so that the component does not separate images.
 
     Raises:
         ValueError: there are fewer than three patches or dimensions, or fewer than three foreground patches.

@@ -38,9 +38,9 @@ def attention_masks(attention: Tensor, fraction: float = MASK_FRACTION) -> Tenso
 
 
 def best_heads(masks: Tensor, ground_truth: Tensor, ignored: tuple[int, ...] = (0, VOID)) -> list[ClassOverlap]:
-    """Return for each class in an image the head with the highest IoU, ``max_k |S A_k| / (|S| + |A_k| - |S A_k|)``.
+    """Return, for each class in an image, the head with the highest IoU.
 
-    ``VOID`` pixels are ignored.
+    The IoU of class pixels S and the mask A of a head is ``|S A| / (|S| + |A| - |S A|)``, without ``VOID`` pixels.
 
     Args:
         masks: masks of the heads, ``(K, H, W)`` of bool.

@@ -82,7 +82,7 @@ def read_taps(
     freed, so memory does not grow with the number of images. Layers without the tap are skipped.
 
     Raises:
-        ValueError: no layer has the tap, or as ``find_layers``.
+        ValueError: no layer has the tap, or as in ``find_layers``.
     """
     taps = {number: layer.taps() for number, layer in find_layers(model, layers).items()}
     for tap in readers:
@@ -123,7 +123,7 @@ def capture(
         layers: numbers of the layers (default: all).
 
     Raises:
-        ValueError: as ``read_taps``.
+        ValueError: as in ``read_taps``.
     """
     captured: dict[str, list[Tensor]] = {tap: [] for tap in taps}
     readers = {tap: lambda _layer, out, v=values: v.append(out) for tap, values in captured.items()}

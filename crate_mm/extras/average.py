@@ -1,7 +1,7 @@
 """Average the weights of checkpoints, uniformly or greedily by validation score, and recompute BatchNorm statistics.
 
 Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018; Wortsman et al.,
-"Model soups", ICML 2022, whose greedy soup is Recipe 1.
+"Model soups", ICML 2022 (greedy average: Recipe 1).
 """
 
 import tempfile
@@ -31,7 +31,7 @@ from .sample_preview import SamplePreview
 
 # Model settings that affect only training.
 TRAINING_KEYS = {"label_smoothing", "batch_augments", "freeze_backbone", "drop_path", "drop_path_rule"}
-COUNTER = "num_batches_tracked"  # BatchNorm's counter; without effect if its momentum is a number
+COUNTER = "num_batches_tracked"  # BatchNorm's counter, which is unused if momentum is a number
 STATISTICS = ("running_mean", "running_var")
 MAX_BATCH_SIZE = 256  # in with_own_statistics
 
@@ -39,8 +39,8 @@ MAX_BATCH_SIZE = 256  # in with_own_statistics
 class Average:
     """Running average of checkpoints, summed in float64.
 
-    Floating-point and complex tensors are averaged, BatchNorm statistics included. Averaged statistics are not those of
-    the averaged weights. For BatchNorm counters the maximum is taken. Other integers and booleans must be equal.
+    Floating-point and complex tensors are averaged, BatchNorm statistics included. Averaged statistics differ from the
+    averaged model's statistics. For BatchNorm counters the maximum is taken. Other integers and booleans must be equal.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Average:
         return _checkpoint_of(self.members, dict(self.fixed))
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Raise ``CheckpointError`` unless a checkpoint is of the same model as the added ones."""
+        """Raise ``CheckpointError`` unless a checkpoint is of the same model as the added checkpoints."""
         source = sanitized(checkpoint.path)
         if not checkpoint.model:
             raise CheckpointError(
@@ -284,7 +284,7 @@ def with_own_statistics(checkpoint: Checkpoint, cfg: Config, images: int = 4096)
         images: number of training images.
 
     Raises:
-        ValueError: the data does not exist, or there is less than one batch.
+        ValueError: the data does not exist, or is less than one batch.
     """
     samples = SamplePreview(cfg)
     size = min(samples.batch_size, MAX_BATCH_SIZE, images)

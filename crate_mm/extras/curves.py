@@ -125,7 +125,7 @@ def _read_launches(file: Path) -> list[LogSegment]:
 
 
 def find_key(key: str, names: Iterable[str]) -> str:
-    """Return the logged name that equals a key, or equals it after the last slash: 'eval/top1' for 'top1'.
+    """Return the logged name that equals a key, or ends with a slash and the key: 'eval/top1' for 'top1'.
 
     Raises:
         ValueError: no name or several names match.
@@ -219,7 +219,7 @@ def _run_through(runner: Runner) -> Schedule:
 
 
 def _distinct(name: str, columns: list[array]) -> list[tuple[str, array]]:
-    """Return the distinct curves by label. If there are several, a label has the number of groups of its curve."""
+    """Return the distinct curves by label. If there are several, each label counts its parameter groups."""
     equal: dict[bytes, list[array]] = {}
     for values in columns:
         equal.setdefault(values.tobytes(), []).append(values)

@@ -72,8 +72,8 @@ class Packing:
         """Lock a part of the packing, new or interrupted, so that no other process packs it.
 
         Raises:
-            ValueError: the folder is not a pack, it was started with other options or images, or another process packs
-                the part.
+            ValueError: the folder is not a pack, the pack was started with other options or images, or another process
+                packs the part.
         """
         _make_marked_folder(self.folder)
         part_lock = FileLock(self.folder / f"{MARKER}-{part}-of-{parts}")

@@ -86,7 +86,6 @@ class Figure(ABC):
 
 @torch.inference_mode()
 def run_batches(model: nn.Module, batches: Iterable[dict]) -> None:
-    """Run a model on a loader's batches."""
     for batch in batches:
         model(**model.data_preprocessor(batch))
 
@@ -123,7 +122,7 @@ def sample_positions(total: int, count: int, seed: int) -> list[int]:
     """Return ``count`` random positions below ``total``, sorted, determined by the seed.
 
     Raises:
-        ValueError: ``count``, the option ``--num-images`` of a figure, is not positive.
+        ValueError: ``count`` (the figure's option ``--num-images``) is not positive.
     """
     if count < 1:
         raise ValueError(f"--num-images must be at least 1, got {count}")
@@ -146,7 +145,7 @@ def legend(axes: Axes, **kwargs) -> None:
 
 
 def captions(subject: FigureInput, count: int, max_length: int = 24) -> list[str]:
-    """Return the file names of a subject's first images, shortened in the middle, or empty strings."""
+    """Return the names of a subject's first ``count`` images, shortened in the middle; empty strings without names."""
     names = [sanitized(Path(name).name, 10_000) for name in subject.names[:count]]
     texts = [
         name if len(name) <= max_length else f"{name[: max_length * 2 // 3]}\u2026{name[1 - max_length // 3 :]}"
@@ -156,6 +155,5 @@ def captions(subject: FigureInput, count: int, max_length: int = 24) -> list[str
 
 
 def without_ticks(panels: Iterable[Axes]) -> None:
-    """Remove the ticks of axes."""
     for axes in panels:
         axes.set(xticks=[], yticks=[])

@@ -26,7 +26,7 @@ from .style import sheet
 from .subspaces import Subspaces
 
 DIRECTIONS = 4  # basis vectors shown per head of the decoder
-MAPS = 2  # class tokens shown per image: those of its largest true classes
+MAPS = 2  # class tokens shown per image: the tokens of its largest true classes
 
 
 class Example(NamedTuple):
@@ -36,7 +36,7 @@ class Example(NamedTuple):
         image: ``(H, W, 1 or 3)`` of uint8, in the size of the masks.
         truth: true labels ``(H, W)``, or None if unknown.
         predicted: predicted labels ``(H, W)``.
-        maps: map of each class token, averaged over the heads, ``(C, h, w)``; a map is divided by its mean. Or None.
+        maps: None, or the map of each class token, ``(C, h, w)``: averaged over the heads, divided by the map's mean.
     """
 
     image: np.ndarray
@@ -55,8 +55,8 @@ class Example(NamedTuple):
 class Masks(Figure):
     """Masks of a segmentation, and the white box of its decoder: maps of class tokens, measures by layer, subspaces.
 
-    The map of a class token is its row of the decoder layer's attention to the patches, or of the similarity A^T A for
-    CBSA, averaged over the heads. A decoder without layers, such as ``LinearDecoder``, has neither maps nor measures.
+    The map of a class token is its attention to the patches in a decoder layer (for CBSA, its row of the similarity
+    A^T A), averaged over the heads. A decoder without layers, such as ``LinearDecoder``, has neither maps nor measures.
     """
 
     help = "predicted and true masks, the maps of the decoder's class tokens, and R^c of the decoder's layers"
@@ -109,7 +109,7 @@ class Masks(Figure):
 
 
 def chosen_layer(decoder: nn.Module, layers: list[int] | None) -> int | None:
-    """Return the number from 0 of the decoder's layer that is shown (default: the last); None if it has no layers."""
+    """Return the number (from 0) of the decoder's layer to show (default: the last); None for no layers."""
     if layers and len(layers) > 1:
         raise ValueError(f"masks uses one layer of the decoder, got {len(layers)}")
     if not any(isinstance(module, Layer) for module in decoder.modules()):
@@ -127,7 +127,7 @@ def examples_of(
     Args:
         model: the segmentation.
         batch: from the loader, with or without masks.
-        number: the decoder's layer whose maps are drawn, from 0; None for a decoder without layers.
+        number: number (from 0) of the decoder's layer with the maps to draw; None for a decoder without layers.
         measures: collects the measures of the decoder's layers, if not None.
     """
     if not has_masks(batch):

@@ -38,7 +38,7 @@ def scale_end(values: Iterable[Tensor], tokens: int) -> float:
 def effective_tokens(attention: Tensor) -> float:
     """Return the number of tokens over which CLS attention is spread, ``exp(entropy)``, from 1 to N.
 
-    ``attention`` is to the N - 1 patches. The rest, up to a sum of 1, is the CLS token's attention to itself.
+    ``attention`` is the attention to the N - 1 patches. The rest, up to a sum of 1, is attention to the CLS token.
     """
     weights = torch.cat([attention.flatten(), (1 - attention.sum()).clamp(min=0)[None]])
     return torch.special.entr(weights).sum().exp().item()
@@ -71,7 +71,7 @@ def over_gray(picture: np.ndarray, values: Tensor, end: float, interpolation: st
 
 
 def attention_bar(figure: MplFigure, panels: list[Axes], end: float, clipped: bool) -> Colorbar:
-    """Add the color scale of ``over_gray`` beside panels; ``clipped``: values exceed the end of the scale."""
+    """Add the color scale of ``over_gray`` beside panels. ``clipped``: whether values exceed its end."""
     scale = cm.ScalarMappable(PowerNorm(0.5, 0, end), "viridis")
     bar = color_bar(figure, scale, panels, extend="max" if clipped else "neither")
     steps = [m * 10**i for i in range(6) for m in (1, 2, 5) if m * 10**i < 0.8 * end]

@@ -42,7 +42,7 @@ class PCA(Figure):
 
 
 def plot_pca(images: list[np.ndarray], colors: list[np.ndarray], captions: list[str], title: str) -> MplFigure:
-    """Plot images, and below each the first three principal components of its patches as red, green and blue.
+    """Plot images, and below each image the first three principal components of its patches as red, green and blue.
 
     Args:
         images: ``(H, W, 3)`` of uint8.

@@ -66,7 +66,7 @@ def figure_style(kind: str = "screen", width: float | None = None, font_size: fl
 
 
 def sheet(width: float, height: float, text: float = 0.0) -> InlineFigure:
-    """Return an empty figure of this size; in the paper style, of the paper's width and proportional height.
+    """Return an empty figure of this size. In the paper style, the size is scaled to the paper's width.
 
     Args:
         width, height: size in inches.
@@ -96,7 +96,7 @@ def panel_grid(
         reserved: inches reserved below the panels, as the last row of the grid.
 
     Returns:
-        The figure, the axes of the panels, and the grid; its ``[-1, :]`` is the reserved row.
+        The figure, the axes of the panels, and the grid. Row ``[-1, :]`` of the grid is the reserved row.
     """
     columns = columns_of(count, max_columns)
     rows = math.ceil(count / columns)

@@ -69,7 +69,7 @@ def export(
     """Export a model to a file, run the file on images, and compare its output with the model's.
 
     Args:
-        model: in eval mode, on the CPU.
+        model: a model in eval mode on the CPU.
         path: file to write; ``<path>.json`` beside it describes input and output.
         kind: one of ``KINDS``.
         images: uint8 ``(B, C, H, W)``, or for a language model token IDs ``(B, N)``. Without ``dynamic`` the program
@@ -148,7 +148,7 @@ def export(
 
 
 def load_program(path: str | Path, kind: str) -> Callable[[Tensor], Tensor]:
-    """Load a program written by ``export``, as a function of uint8 images ``(B, C, H, W)``."""
+    """Load a program written by ``export``, as a function of uint8 images ``(B, C, H, W)`` or token IDs ``(B, N)``."""
     if kind == "torchscript":
         return torch.jit.load(str(path))
     if kind == "torch-export":

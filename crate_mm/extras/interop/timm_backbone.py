@@ -23,7 +23,7 @@ MAX_SIDE = 8192  # pixels
 
 
 class TappedTimmAttention(Compression):
-    """timm's self-attention with ``tap_w`` on its input. It has no subspaces, so R^c is not defined."""
+    """timm's self-attention with ``tap_w`` on its input. Without subspaces, R^c is not defined."""
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class TimmBackbone(Backbone):
 
     Args:
         name: one of ``timm.list_models()``.
-        img_size: height and width of the images, or one number (default: the model's).
+        img_size: height and width of the images, or one number for both (default: the model's).
         in_channels: C.
         drop_path: stochastic depth, timm's ``drop_path_rate``.
         pretrained: load timm's weights from the Hub; ignored when a checkpoint file defines the model.

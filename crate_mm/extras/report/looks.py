@@ -27,7 +27,7 @@ NO_GRID = "its layout does not define which tokens are patches"
 class AttentionBudget:
     """Resolution at which attention between patches is stored within a size limit.
 
-    It is 16 bits if that fits, else 8 bits, else 8 bits between blocks of patches with the smallest side that fits.
+    The first that fits is used: 16 bits; 8 bits; 8 bits between blocks of patches, with the smallest possible side.
 
     Args:
         grids: for each model, the number of maps and the (rows, columns) of patches.
@@ -155,7 +155,7 @@ class Looks:
     def scale(self) -> float:
         """Return the end of the color scale of all maps, in multiples of uniform attention.
 
-        It is the maps' 0.995 quantile, rounded up to 1, 2 or 5 x 10^i, and limited to 2 .. number of tokens.
+        The end is the maps' 0.995 quantile, rounded up to 1, 2 or 5 x 10^i, at least 2, at most the number of tokens.
         """
         if not self.blocks:
             return 2.0

@@ -16,14 +16,14 @@ from ...analysis.taps import find_layers, layout_of, read_taps
 from ...models.layers import ISTA
 from .spread import Spreads
 
-MAX_CLASSES = 20  # the codes of the first classes that occur are compared, of at most this number
+MAX_CLASSES = 20  # maximum number of classes whose codes are compared: the first classes that occur
 TOP = 6  # images listed for an atom by its largest entries, and uses listed around its median entry
 SAMPLE = 64  # random uses of an atom from which the uses around the median are taken
 LISTED = 12  # number of most-used atoms, and of least-used atoms, that are listed if not all atoms are
 
 
 class ClassMeans:
-    """Means of vectors by class, for at most ``MAX_CLASSES`` classes."""
+    """Means of vectors by class, for the classes in ``classes``."""
 
     def __init__(self, classes: list[int]) -> None:
         self.classes = classes  # shared; grows as labels occur
@@ -81,7 +81,7 @@ class AtomUsage:
         return most, [i for i in reversed(used) if i not in most][:LISTED]
 
     def top(self, atom: int) -> list[tuple[int, int, float]]:
-        """Return (position, patch, entry) of the images with an atom's largest entries; the patch has this entry."""
+        """Return (position, patch, entry) of an atom's largest entries, at most one per image."""
         rows = zip(*(table[:, atom].tolist() for table in self.largest))
         return [(position, token, value) for value, position, token in rows if value > 0]
 
@@ -94,7 +94,8 @@ class AtomUsage:
 
 
 def _largest(tables: tuple[Tensor, ...] | None, rows: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
-    """Join old and new tables ``(n, m)``; keep for each column the ``count`` rows with the largest first entries."""
+    """Join old and new tables ``(n, m)``; in each column, keep the ``count`` largest values of the first table, and the
+    values of the other tables in the same rows."""
     if tables is not None:
         rows = tuple(torch.cat(pair) for pair in zip(tables, rows))
     order = rows[0].argsort(dim=0, descending=True, stable=True)[:count]

@@ -122,7 +122,7 @@ def write_report(
             negative, or the page would exceed ``megabytes``.
     """
     megabytes = settings["megabytes"]
-    if not settings["weights_megabytes"] >= 0:  # NaN, too
+    if not settings["weights_megabytes"] >= 0:  # also true for NaN
         raise ValueError(f"weights_megabytes must be at least 0, got {settings['weights_megabytes']}")
     of_text = [isinstance(report_model.model, LanguageModel) for report_model in models]
     if any(of_text) and not all(of_text):
