@@ -88,7 +88,7 @@ class Average:
         source = sanitized(checkpoint.path)
         if not checkpoint.model:
             raise CheckpointError(
-                f"{source} has no model config, so its model cannot be compared with the others': convert it with "
+                f"{source} has no model config, so its model cannot be compared: convert the file with "
                 "tools/convert_official.py"
             )
         if not self.members:
@@ -99,7 +99,7 @@ class Average:
             raise CheckpointError(f"{source} is of another model than {sanitized(first.path)}: {difference}")
         check_state_dict(self.fixed, checkpoint.weights, checkpoint.path, checkpoint.meta)
         if checkpoint.class_names != first.class_names:
-            raise CheckpointError(f"{source} has other classes than {sanitized(first.path)}, or another order of them")
+            raise CheckpointError(f"{source} has other classes than {sanitized(first.path)}, or in another order")
         for name, value in checkpoint.weights.items():
             discrete = not (value.is_floating_point() or value.is_complex())
             if discrete and not name.endswith(COUNTER) and not torch.equal(value, self.fixed[name]):

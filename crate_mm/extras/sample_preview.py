@@ -117,7 +117,7 @@ class SamplePreview:
         if self.sampler is None:
             raise ValueError(f"the {self.split} data is the same in every epoch")
         if not 0 <= position < len(self.dataset):
-            raise ValueError(f"sample {position} does not exist: the data has {len(self.dataset)}, counted from 0")
+            raise ValueError(f"sample {position} does not exist: the data has {len(self.dataset)} samples, from 0")
         missed = 0
         while number > 0 and missed < 100:
             self.sampler.set_epoch(epoch - 1)

@@ -174,7 +174,7 @@ def test_a_coco_file_is_searched_and_scored(monkeypatch, tmp_path):
     assert (annotation["image_id"], annotation["bbox"], annotation["score"]) == (7, [20, 10, 20, 20], 1.0)
     assert annotation["segmentation"] == data["annotations"][0]["segmentation"]
     (tmp_path / "truth.json").write_text(json.dumps({**data, "images": [{**entry, "width": 81}]}))
-    with pytest.raises(ValueError, match=r"a\.png has 80 x 40 pixels, truth\.json says 81 x 40"):
+    with pytest.raises(ValueError, match=r"a\.png has 80 x 40 pixels, but truth\.json says 81 x 40"):
         figure.run([FigureInput("", build("CRATE"))], options)
     for text in ("[]", '{"images": [{"id": 7}], "annotations": []}'):
         (tmp_path / "truth.json").write_text(text)

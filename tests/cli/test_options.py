@@ -41,7 +41,7 @@ MISTAKES = {
     "average a.pth b.pth --out c.pth --cfg-options x=1": "--cfg-options needs --greedy or --statistics",
     "browse debug --out a.jpg": "--out a.jpg must end in .png or .pdf",
     "browse debug --split val --same 1": "--same and --epoch need --split train",
-    "browse debug --same 5000": "sample 5000 does not exist: the data has 1347, counted from 0",
+    "browse debug --same 5000": "sample 5000 does not exist: the data has 1347 samples, from 0",
     "browse compare_language/crate": "is not an image: expected uint8 of shape (C, H, W), got int64 of (256,)",
     "convert_official digits.pth out.pth": "is not a checkpoint of the official CRATE code",
     "doctor nothing": "config nothing does not exist",

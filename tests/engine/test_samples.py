@@ -107,7 +107,7 @@ def test_one_sample_in_several_epochs(tmp_path):
                     row = batch["sample_idx"].tolist().index(position)
                     assert torch.equal(seen.pixels, batch["inputs"][row])
     assert len({seen.pixels.numpy().tobytes() for seen in samples.sample_by_epoch(min(everywhere), 3)}) == 3
-    with pytest.raises(ValueError, match="sample 320 does not exist: the data has 320, counted from 0"):
+    with pytest.raises(ValueError, match="sample 320 does not exist: the data has 320 samples, from 0"):
         list(samples.sample_by_epoch(320, 1))
 
 

@@ -150,8 +150,8 @@ def examples_of(
         attention = class_maps(layer, tensors["tap_w"][0], TokenLayout(0, *grids[0])) if tensors["tap_w"] else None
         if attention is None:
             raise ValueError(
-                f"layer {number + 1} of {type(model.head).__name__} has no map of class tokens: choose another by "
-                "--layers"
+                f"layer {number + 1} of {type(model.head).__name__} has no map of class tokens: choose another "
+                "layer with --layers"
             )
         values = attention[1].double().mean(1).cpu()
         maps = list(values / values.mean((-2, -1), keepdim=True))

@@ -163,7 +163,7 @@ def coco_pictures(file: Path, folder: Path, count: int) -> Iterator[Picture]:
         image = opened(folder / Path(name).name)
         if image.size != size:
             raise ValueError(
-                f"{sanitized(name)} has {image.size[0]} x {image.size[1]} pixels, {sanitized(file.name)} says "
+                f"{sanitized(name)} has {image.size[0]} x {image.size[1]} pixels, but {sanitized(file.name)} says "
                 f"{sanitized(size[0])} x {sanitized(size[1])}"
             )
         yield Picture(image, entry_of(image, entry["id"], name), truth[entry["id"]])
