@@ -94,7 +94,7 @@ def test_overlaps_ignore_unlabelled_pixels():
 
 def test_what_has_no_masks_is_refused():
     model, batch = build("DEPICTCA"), data()
-    with pytest.raises(ValueError, match="layer 1 of DEPICTCA has no map of class tokens: choose another layer with --layers"):
+    with pytest.raises(ValueError, match="layer 1 of DEPICTCA has no map of class tokens: choose another layer with"):
         draw(model, batch, [0])
     with pytest.raises(ValueError, match="masks uses one layer of the decoder, got 2"):
         draw(model, batch, [0, 1])

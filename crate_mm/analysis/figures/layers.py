@@ -51,8 +51,8 @@ class Layers(Figure):
             choices = ", ".join(measure for measure in MEASURES if measure in defined)
             if not choices:
                 raise ValueError(
-                    f"no input reached the layers of {name}: tensor() of {type(subjects[0].model).__name__} must run its "
-                    "backbone"
+                    f"no input reached the layers of {name}: tensor() of {type(subjects[0].model).__name__} must run "
+                    "its backbone"
                 )
             raise ValueError(f"{name} has none of the measures {', '.join(options.measures)}: choose from {choices}")
         note = ""
