@@ -13,7 +13,7 @@ def atom_usage(code: Tensor) -> Tensor:
 
 
 def zero_reasons(x: Tensor, stepped: Tensor, code: Tensor) -> Tensor:
-    """Count the zero entries of a code by reason, and its nonzero entries, as ``(5,)``.
+    """Return the counts of a code's zeros by reason, and of its nonzero entries, ``(5,)``.
 
     In order: zeros not positive in ``x``; other zeros not positive in ``stepped`` (set by the dictionary); all other
     zeros (set by the threshold); nonzero entries not positive in ``x``; all nonzero entries.

@@ -148,7 +148,7 @@ def greedy(
         The average, its steps in order, and notes on it.
 
     Raises:
-        CheckpointError: as ``average``.
+        CheckpointError: as in ``average``.
     """
     paths = [str(path) for path in paths]
     sign = 1 if greater else -1

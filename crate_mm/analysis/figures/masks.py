@@ -109,7 +109,7 @@ class Masks(Figure):
 
 
 def chosen_layer(decoder: nn.Module, layers: list[int] | None) -> int | None:
-    """Return the number (from 0) of the decoder's layer to show (default: the last); None for no layers."""
+    """Return the number (from 0) of the decoder's layer to show (default: the last); None without layers."""
     if layers and len(layers) > 1:
         raise ValueError(f"masks uses one layer of the decoder, got {len(layers)}")
     if not any(isinstance(module, Layer) for module in decoder.modules()):

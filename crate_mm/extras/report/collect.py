@@ -261,7 +261,7 @@ def rate_bounds(
     """Return the (smallest, largest) possible value of each coding rate for nonzero tokens of length 1.
 
     Equal tokens give the smallest value, ``1/2 log(1 + p / eps^2)`` per subspace. Tokens along min(N, p) orthogonal
-    directions give the largest. R^c has no bounds if the layers' subspaces differ. Empty without unit length or tokens.
+    directions give the largest. R^c has no bounds if the layers' subspaces differ. {} without unit length or tokens.
     """
     if not settings.unit_length or tokens is None:
         return {}

@@ -54,7 +54,7 @@ def report(
         shown: images shown in detail.
         eps_squared, unit_length: settings of the coding rates, as in ``measure_layers``.
         megabytes: size limit of the page.
-        weights_megabytes: size limit of the weights of a small model that the page runs itself; 0: the page runs none.
+        weights_megabytes: size limit of the weights of a small model that the page runs itself; 0 for no such model.
         title: title of the page.
         seed: seed of the random sample of images.
 
@@ -118,7 +118,7 @@ def write_report(
     tokens.
 
     Raises:
-        ValueError: as ``collect`` or ``collect_text``, language models and other models are mixed, a size limit is
+        ValueError: as in ``collect`` or ``collect_text``, language models and other models are mixed, a size limit is
             negative, or the page would exceed ``megabytes``.
     """
     megabytes = settings["megabytes"]
