@@ -570,7 +570,7 @@ def test_the_untrained_model_may_be_ahead(browser, tmp_path):
     ask = "return window.crateReport.sentences.againstUntrained(arguments[0], arguments[1], 'objective')"
     trained, untrained = model("M", 40, 100, -160), model("U", 41, 100, -109, True)
     assert browser.run(ask, trained, untrained) == (
-        "An untrained model has \u2212109: by this measure the untrained model is better. Most of the gap is the number "
-        "of nonzero entries. Training looked at the labels, not at this number."
+        "An untrained model has \u2212109: by this measure the untrained model is better. Most of the gap is the "
+        "number of nonzero entries. Training looked at the labels, not at this number."
     )
     assert browser.run(ask, untrained, trained).startswith("An untrained model has \u2212160: training raises it")
