@@ -94,7 +94,7 @@ def test_a_token_file_is_described(texts, tmp_path):
     [
         (
             lambda at: (at / "t.bin").write_bytes(b"ab" * 50),
-            r"t.bin has 50 tokens, t.bin.json says .*: the file was cut",
+            r"t.bin has 50 tokens, but t.bin.json says .*: the file was truncated",
         ),
         (lambda at: (at / "t.bin").write_bytes(b"a" * 51), r"t.bin has 51 bytes: expected an even number"),
         (lambda at: (at / "t.bin.json").write_text("[1"), r"t.bin.json is not the description of a token file"),
