@@ -17,7 +17,7 @@ def reference(name: str) -> dict:
 
 
 def official_state_dict(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Return random float64 parameters of a reference model; the index of a name in sorted order is its seed."""
+    """Return random float64 parameters of a reference model; a seed is 1000 + the name's index in sorted order."""
     state_dict = {}
     for k, (name, shape) in enumerate(sorted(shapes.items())):
         z = np.random.RandomState(1000 + k).standard_normal(shape)

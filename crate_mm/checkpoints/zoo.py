@@ -15,7 +15,7 @@ CBSA = "https://github.com/QishuaiWen/CBSA"
 TOST = "https://github.com/RobinWu218/ToST/issues/2"
 MIT = "MIT, as the repository that links to them"
 CARD = "crate_mm/weights/README.md"
-ANNOUNCED = "their authors announced them without a known address"
+ANNOUNCED = "their authors announced them, but no address is known"
 
 
 class Published(NamedTuple):

@@ -4,8 +4,8 @@ python tools/browse.py configs/crate_base_in1k.py --cfg-options data_root=/data/
 python tools/browse.py configs/crate_base_in1k.py --same 7 --number 12 --out one_image.png
 python tools/browse.py configs/transfer/pets.py --split val
 
-For 'train', the first samples of an epoch are shown, with the seeds of a run with one process on a CPU. For 'val' and
-'test', the samples are spread evenly over the data.
+For 'train', the first samples of an epoch are shown, in the order and with the random seeds that training uses with
+one process on a CPU. For 'val' and 'test', the samples are spread evenly over the data.
 """
 
 import argparse

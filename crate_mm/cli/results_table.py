@@ -4,11 +4,12 @@ python tools/results_table.py work_dirs
 python tools/results_table.py work_dirs/pets work_dirs/cifar10 --figure best
 
 Rows are datasets, columns are models. A cell has the task's headline metric (for classifiers, top-1 accuracy in %): the
-mean over the runs with minimum and maximum. The paper's value, if there is one, follows in parentheses. Runs with
-recipes that differ in more than the seed are in separate rows, labeled with the difference. If a run was tested
-separately, the test's metrics are used. There is one table for each headline metric.
+mean over the runs and, for several runs, their minimum and maximum. The paper's value, if there is one, follows in
+parentheses. Runs with recipes that differ in more than the seed are in separate rows, labeled with the difference. If a
+run was tested separately, the test's metrics are used. There is one table for each headline metric.
 
-All runs of a recipe and seed count, except a run that was moved to before_<time> and replaced by another run.
+If several runs have the same recipe and seed, all of them are included, except a run that was moved to before_<time>
+and replaced by another run.
 """
 
 import argparse

@@ -18,7 +18,7 @@ from .overlay import attention_bar, over_gray, scale_end, spread_of
 from .style import sheet
 
 HEADS = "rows: layers; columns: mean of the heads, then each head"
-PARTS = "rows and columns: parts of the image that a representative averages; first column: mean of the row"
+PARTS = "each map: one representative, placed as the image part that it averages; first column: mean of the row"
 
 
 @FIGURES.register_module("attention")
@@ -28,7 +28,7 @@ class Attention(Figure):
     With ``--representatives``, the attention of each representative in one layer with CBSA, averaged over the heads.
     """
 
-    help = "CLS attention over images, by layer and head"
+    help = "CLS attention over images, by layer and head; with --representatives, that of CBSA's representatives"
     input_kind = "images"
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:

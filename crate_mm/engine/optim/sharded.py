@@ -30,7 +30,7 @@ class ShardedOptimizer(ZeroRedundancyOptimizer):
         self.full_state: dict[int, dict] | None = None
 
     def consolidate_state_dict(self, to: int = 0) -> None:
-        """Send the state to one rank, shard by shard, between hosts. All ranks call it.
+        """Send the state to one rank, shard by shard, through CPU memory (gloo). All ranks call it.
 
         PyTorch's own method broadcasts each shard to all ranks, so that every rank receives the full state.
 
@@ -50,7 +50,9 @@ class ShardedOptimizer(ZeroRedundancyOptimizer):
         self.full_state = dict(sorted(shard.items()))
 
     def state_dict(self) -> dict:
-        """Return the full state on the rank that has received it, and free it.
+        """Return the full state, on the rank that has received it.
+
+        The optimizer does not keep the state: consolidate it again before the next call.
 
         Raises:
             RuntimeError: ``consolidate_state_dict`` was not called before.

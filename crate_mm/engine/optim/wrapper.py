@@ -115,7 +115,8 @@ class OptimWrapper(mmengine.optim.OptimWrapper):
             stops the run; on a GPU one step later, so that the host does not wait for the GPU at every step.
         decide_on_device: let the device decide whether to skip a step. The host learns the decision one step later and
             does not wait for the device. The optimizer must support ``found_inf``, as Lion and PyTorch's fused
-            optimizers do. None: on a GPU, if the optimizer supports it. The steps are the same either way.
+            optimizers do. With None, the device decides if it is a GPU and the
+            optimizer supports ``found_inf``. The steps are the same either way.
         args, kwargs: as for MMEngine's wrapper.
 
     Attributes:

@@ -72,8 +72,8 @@ class ReportModel:
 
 
 class ReportSettings(NamedTuple):
-    """Positions to measure and to show in detail, settings of the coding rates, and size limits: ``max_bytes`` of all
-    data, and within it ``weights_bytes`` of the weights of the model that the page runs."""
+    """Positions to measure and to show in detail, settings of the coding rates, and size limits: ``max_bytes`` limits
+    all data; ``weights_bytes``, a part of it, limits the weights of the model that the page runs."""
 
     measured: list[int]
     shown: list[int]
@@ -177,7 +177,7 @@ def add_looks(
 def segmented_data(examples: list[Example]) -> dict[str, Any]:
     """Return the pictures of a segmentation: predicted and true masks over the images, and maps of class tokens.
 
-    ``end`` is the end of the maps' color scale, in multiples of a map's mean. ``IoU`` is None if the truth is unknown.
+    ``end`` is the end of the maps' color scale, in multiples of a map's mean. ``iou`` is None if the truth is unknown.
     """
     maps = [example.maps for example in examples if example.maps is not None]
     end = scale_end(maps, maps[0][0].numel()) if maps else None
@@ -244,8 +244,11 @@ def measure_model(
 
 
 def zero_shares(stats: StreamStats, layer: int) -> dict[str, float] | None:
-    """Return fractions of a layer's code; None without an ISTA step. Of the zeros, by reason: 'negative', 'dictionary',
-    'threshold'. Of all entries: 'on', entries that the dictionary switched on; 'left', nonzero entries."""
+    """Return fractions of a layer's code, or None if the layer has no ISTA step.
+
+    'negative', 'dictionary' and 'threshold' are fractions of the zeros, by the reason why they are zero. 'on' and
+    'left' are fractions of all entries: those that the dictionary switched on, and the nonzero ones.
+    """
     if layer not in stats.zeros:
         return None
     negative, dictionary, threshold, on, left = stats.zeros[layer].tolist()
@@ -260,8 +263,9 @@ def rate_bounds(
 ) -> dict[str, tuple[float, float]]:
     """Return the (smallest, largest) possible value of each coding rate for nonzero tokens of length 1.
 
-    Equal tokens give the smallest value, ``1/2 log(1 + p / eps^2)`` per subspace. Tokens along min(N, p) orthogonal
-    directions give the largest. R^c has no bounds if the layers' subspaces differ. {} without unit length or tokens.
+    Equal tokens give the smallest value, ``1/2 log(1 + p / eps^2)`` per subspace. Tokens spread evenly
+    over min(N, p) orthogonal directions give the largest. R^c gets no bounds if the layers differ in the number or
+    dimension of their subspaces. {} if ``settings.unit_length`` is False or ``tokens`` is None.
     """
     if not settings.unit_length or tokens is None:
         return {}
@@ -269,7 +273,7 @@ def rate_bounds(
     def bounds(heads: int, p: int) -> tuple[float, float]:
         m = min(tokens, p)
         least = heads / 2 * math.log1p(p / settings.eps_squared)
-        # m directions of energy N / m each, in p / (N eps^2) times the Gram matrix
+        # The Gram matrix has m eigenvalues N / m; the rate is 1/2 log det(I + p / (N eps^2) Gram).
         return least, heads * m / 2 * math.log1p(p / (m * settings.eps_squared))
 
     of_measures = {"r_out": bounds(1, width)}
@@ -337,7 +341,8 @@ def image_data(dataset: Dataset, position: int) -> dict[str, Any]:
 def data_pictures(data: ReportDataset, positions: list[int], running: bool = False) -> dict[str, Any]:
     """Return the shown images; those with a ground truth also as a copy, darkened where the truth has no class.
 
-    With ``running``, add the inputs of the model that the page runs: the images' bytes and how it prepares drawings.
+    With ``running``, also return what the page needs to run the model: the images' bytes, and how the page prepares a
+    drawing.
     """
     pictures: dict[str, Any] = {"label": sanitized(data.label), "pictures": [], "truths": []}
     if running:

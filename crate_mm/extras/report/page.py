@@ -121,7 +121,7 @@ def as_json(data: Any) -> str:
 
 
 def in_element(text: str) -> str:
-    """Return a script that is safe inside an HTML element: escape sequences that end or alter the element."""
+    """Return a script that is safe in an HTML element: sequences that would end or alter the element are escaped."""
     return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 

@@ -54,7 +54,10 @@ def build_blocks(
     drop_path_rule: str = "linear",
     **options: Any,
 ) -> nn.ModuleList:
-    """Build all layers, with the rates of ``drop_path_rates``; 'default' selects the operator of ``default``."""
+    """Build all layers, with the drop-path rates of ``drop_path_rates``.
+
+    If ``compress`` or ``sparsify`` is the string 'default', the operator is taken from the argument ``default``.
+    """
     d, depth, num_heads = arch
     operators = [own if given == "default" else given for given, own in zip((compress, sparsify), default)]
     rates = drop_path_rates(drop_path, depth, drop_path_rule)

@@ -110,7 +110,8 @@ class Segmentation(ImageTask):
         bottom, right = (-side % patch for side, patch in zip(inputs.shape[-2:], self.patch_size))
         padded = F.pad(inputs, (0, right, 0, bottom)) if bottom or right else inputs
         _, rows, columns = self.backbone.layout(padded)
-        # ``prefix`` describes the layers: after them, a CLS token may be added and registers removed.
+        # The patches are the last tokens. ``prefix`` of the layout holds only inside the layers: after them, a backbone
+        # may add a CLS token or remove registers.
         return self._tokens(padded)[:, -rows * columns :], (rows, columns)
 
     def count(self, batch: dict[str, Tensor]) -> int:
