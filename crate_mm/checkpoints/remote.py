@@ -66,7 +66,8 @@ def ensure_local(name: str | os.PathLike) -> Path:
 
     Args:
         name: one of
-            - a path, returned unchanged even if it does not exist; for a folder of ``HubModel``, its weights file;
+            - a path, returned unchanged even if it does not exist; for a folder that
+              ``HubModel.save_pretrained`` wrote, the weights file in it;
             - ``https://host/file``, cached in ``torch.hub.get_dir()``;
             - 'hf://owner/repo/file[@revision]', cached in the Hub's own cache;
             - a name of ``PUBLISHED``.

@@ -34,9 +34,9 @@ class _Direct:
 
 
 def write_checkpoint(contents: dict, path: str | Path) -> None:
-    """Write a checkpoint in PyTorch's format, with checksums: to a temporary file that is synced to disk, then renamed.
+    """Write a checkpoint in PyTorch's format, with checksums.
 
-    The contents are not copied in memory.
+    It is written to a temporary file, which is synced to disk and then renamed. The contents are not copied in memory.
 
     Args:
         contents: tensors and plain data.

@@ -35,7 +35,9 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("config", nargs="?", help="config file or packaged config; its data is checked")
     parser.add_argument(
-        "--data", metavar="ROOT", help="dataset to check: images in folders by split or class, or packed"
+        "--data",
+        metavar="ROOT",
+        help="dataset to check: a folder with a folder for each split or class, or one that pack-dataset wrote",
     )
     parser.add_argument("--work-dir", default="work_dirs", help="output directory to check (default: work_dirs)")
     parser.add_argument("--sample", type=positive_int, default=200, help="images to read per split (default: 200)")
@@ -74,7 +76,11 @@ def check_environment() -> Iterator[Finding]:
         yield "note", name, f"replaced by {value}: {reason}"
     encoding = sys.stdout.encoding if sys.stdout else None
     if encoding and codecs.lookup(encoding).name != "utf-8":
-        yield "note", "console", f"encoding {encoding}: unsupported characters appear as \\xe9; set PYTHONUTF8=1"
+        yield (
+            "note",
+            "console",
+            f"encoding {encoding}: characters that it lacks appear as \\xe9 or the like; set PYTHONUTF8=1",
+        )
 
 
 def findings(args: argparse.Namespace, cfg: Config | None) -> Iterator[tuple[str, Iterator[Finding]]]:

@@ -45,7 +45,10 @@ def pair_files(images: Path, masks: Path) -> tuple[list[str], list[str]]:
     """
     for folder in (images, masks):
         if not folder.is_dir():
-            raise ValueError(f"{sanitized(folder)} is not a folder: expected images, and their masks in {masks.name}/")
+            raise ValueError(
+                f"{sanitized(folder)} is not a folder: expected images in {sanitized(images)} and masks in "
+                f"{sanitized(masks)}"
+            )
     names = [entry.name for entry in list_dir(str(images))[1] if is_image(entry.name)]
     if not names:
         raise ValueError(f"no image in {sanitized(images)}")

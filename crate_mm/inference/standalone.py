@@ -57,8 +57,8 @@ def build_loader(cfg: Config, split: str = "test", batch_size: int | None = None
 def use_folder(cfg: Config, folder: str) -> None:
     """Replace the source of a config's test data by the images below a folder, in place.
 
-    A last transform resizes to the model's image size. Most configs' transforms already end in this size, but some rely
-    on a dataset of equally large images.
+    A transform that resizes to the model's image size is added at the end. Most configs' transforms already produce
+    this size, but some rely on a dataset whose images all have it.
     """
     channels = len((cfg.model.get("preprocessor") or {}).get("mean", "RGB"))
     dataset, size = cfg.test_dataloader.dataset, (cfg.model.get("backbone") or {}).get("img_size")
@@ -140,8 +140,9 @@ def build_model(cfg: Config, checkpoint: Checkpoint | None) -> Task:
 def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[Task, TransferReport]:
     """Build the model of a config in eval mode and load its backbone from a checkpoint.
 
-    A checkpoint of the same model is loaded completely, because a task's features may come from another part, such as a
-    teacher. A checkpoint with equal shapes but another patch grid is not of the same model.
+    If the checkpoint is of the same model, all its weights are loaded, not only the backbone's: a task may compute its
+    features with another part of the model, such as a teacher. A checkpoint with equal shapes but another
+    patch grid is not of the same model.
 
     Returns:
         The model, on the GPU if there is one, and the ``TransferReport`` (see ``transfer_backbone``).
@@ -167,9 +168,10 @@ def build_transferred_model(cfg: Config, checkpoint: Checkpoint) -> tuple[Task, 
     unfilled = [name for name in report.new if name.startswith(BACKBONE)]
     if unfilled:
         name = unfilled[0]
-        has = f"its {name} is {report.dropped[name]}" if name in report.dropped else f"{name} is not in it"
+        shape = report.dropped.get(name)
+        has = f"{name} is {shape} in the checkpoint" if shape else f"the checkpoint has no {name}"
         raise CheckpointError(
-            f"{checkpoint.path} does not fill the whole backbone, so its features would be partly random: {has}; give "
-            "the backbone the sizes of the checkpoint, or train it first (--load-from)"
+            f"{checkpoint.path} does not fill the whole backbone, so the backbone's features would be partly random: "
+            f"{has}; give the backbone the sizes of the checkpoint, or train the model first (--load-from)"
         )
     return model.to(torch.device(get_device())).eval(), report

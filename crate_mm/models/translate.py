@@ -1,4 +1,4 @@
-"""Translate third-party weights to our parameter names, as families and decoders declare them (``official.py``).
+"""Translate third-party weights to our parameter names, by the declarations of families and decoders (``official.py``).
 
 Shapes: N patches of h x w pixels.
 """
@@ -186,7 +186,9 @@ def _resolve_arguments(
         else:
             _check_heads(name, value, sizes)
             assumed = [] if is_given else [phrase.format(value)]
-            words = assumed + words if name == "img_size" else words + assumed  # the size follows "RGB images"
+            words = (
+                assumed + words if name == "img_size" else words + assumed
+            )  # the size comes first, directly after "RGB images" of ``assumes``
         arguments[name] = value
     unknown_reason = f"{reason}: give {' and '.join(missing)}, which shapes do not determine" if missing else ""
     return arguments, ", ".join([square + official.assumes, *words]), unknown_reason, tuple(missing)

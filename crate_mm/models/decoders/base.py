@@ -22,9 +22,9 @@ class MaskDecoder(nn.Module):
     """Decoder from patches ``(B, N, d)``, row by row, to masks ``(B, C, h, w)``, the class logits of each patch.
 
     The masks are ``LN(unit(patches) unit(classes)^T)``, with a LayerNorm over the classes. A subclass computes the
-    patches and the class tokens in ``Layer`` modules, by default ``blocks`` and then a LayerNorm, ``norm``.
-    ``measure_layers(decoder)`` and ``capture(decoder)`` read these modules. The tokens of a layer are the patches,
-    followed by the class tokens if the layer has both.
+    patches and the class tokens with ``Layer`` modules, which ``measure_layers(decoder)`` and ``capture(decoder)``
+    read: by default with ``blocks``, followed by a LayerNorm, ``norm``. The tokens of a layer are the patches, followed
+    by the class tokens if the layer has both.
 
     Args:
         embed_dim: d, the width of the backbone.

@@ -48,7 +48,8 @@ class ClassAttentionBlock(nn.Module):
         u = LN(x);  x = x + gamma_1 [ClassAttention(u) ; u_patches]
         x = LN(x);  x = x + [gamma_2 MLP(x_cls) ; x_patches]
 
-    The patches change too: ``gamma_1 u`` is added, ``tokens_norm`` normalizes the sum, and the result is doubled.
+    The patches change too: ``gamma_1 u`` is added, the second LayerNorm normalizes the sum (with
+    ``tokens_norm``), and the result is doubled.
     Source: Touvron et al., "Going deeper with Image Transformers", ICCV 2021, in the variant of El-Nouby et al.,
     "XCiT", NeurIPS 2021.
 
