@@ -109,7 +109,7 @@ def check_overrides(cfg: Config, overrides: dict) -> dict:
             parent["type"] = value
         if (
             isinstance(node, dict)
-            and not isinstance(value, (dict, NoneType))
+            and not isinstance(value, (dict, list, tuple, NoneType))  # several evaluators are a list of dicts
             and type(value) not in (value_types or ())
         ):
             raise ValueError(

@@ -98,14 +98,6 @@ def test_the_layout_reaches_the_operators_that_need_it(monkeypatch):
     monkeypatch.setitem(LAYERS.module_dict, "GridMean", GridMean)
     model = BACKBONES.build(dict(type="CRATEMAE", **SMALL, compress=dict(type="GridMean")))
     assert model.layers[0].maps(torch.zeros(1, 7, 48), TokenLayout(1, 2, 3))["rows"].values.shape == (1, 1, 2, 6)
-    with pytest.raises(ValueError, match=r"GridMean needs the layout of the tokens: call layer\(z, layout\)"):
-        model.layers[0](torch.zeros(1, 7, 48))
-    assert model.layers[0].attention(torch.zeros(1, 7, 48), TokenLayout(1, 2, 3)) is None
-    given = []
-    model.layers[0].compress.register_forward_hook(lambda _module, inputs, _out: given.append(inputs[1]))
-    model(torch.zeros(1, 3, 16, 24))
-    model(torch.zeros(1, 3, 32, 8))  # another size than img_size has its own grid
-    assert given == [TokenLayout(1, 2, 3), TokenLayout(1, 4, 1)]
 
 
 class Good(Backbone):

@@ -297,11 +297,7 @@ class Block(Layer):
 
     @staticmethod
     def _apply_operator(operator: Compression | Sparsification, x: Tensor, layout: TokenLayout | None) -> Tensor:
-        if not operator.needs_layout:
-            return operator(x)
-        if layout is None:
-            raise ValueError(f"{type(operator).__name__} needs the layout of the tokens: call layer(z, layout)")
-        return operator(x, layout)
+        return operator(x, layout) if operator.needs_layout else operator(x)
 
     def _scaled(self, update: Tensor, gamma: Tensor | None) -> Tensor:
         """Scale an operator's output ``(B, N, d)`` and drop it for some samples."""
