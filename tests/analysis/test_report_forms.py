@@ -252,12 +252,12 @@ def test_a_page_of_a_segmentation_shows_masks_and_the_maps_of_class_tokens(brows
         np.testing.assert_array_equal(np.asarray(picture), pixels)
     maps = [name for name in shown if name.startswith("class token of")]
     assert len(shown) == len(expected) + len(maps)
-    told = maps if decoder == "DEPICTSA" else browser.texts('#look .answers [data-told="iou"]')
+    captions = maps if decoder == "DEPICTSA" else browser.texts('#look .answers [data-told="iou"]')
     if not known:
-        assert not any("IoU" in name for name in told)
+        assert not any("IoU" in text for text in captions)
         return
     truth = sample["labels"].numpy()
-    for label, text in zip((2, 0), told, strict=True):  # the class with the most pixels first
+    for label, text in zip((2, 0), captions, strict=True):  # the class with the most pixels first
         ours = (predicted == label) & (truth != 255)
         iou = ((truth == label) & ours).sum() / ((truth == label) | ours).sum()
         assert re.fullmatch(rf"(class token of )?{'abc'[label]}, IoU [\d.]+", text)

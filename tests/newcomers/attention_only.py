@@ -33,7 +33,7 @@ class NewcomerAoT(Backbone):
         return {"embedding.pos_embed": Positions(self.embedding.grid_size)}
 
     def forward(self, images):
-        z = self.embedding(images)
+        z, layout = self.embedding(images), self.layout(images)
         for block in self.blocks:
-            z = block(z)
+            z = block(z, layout)
         return z

@@ -81,7 +81,6 @@ class Segments(Figure):
         (layer,) = find_layers(model, requested)
         classes, images = open_scenes(options, model) if options.scenes else open_voc(options)
         rows, overlaps, examples = [], [], []
-
         for name, image, truth in images:
             attention = attention_of(model, image, layer)
             masks = attention_masks(attention.flatten(1)).unflatten(1, attention.shape[1:])

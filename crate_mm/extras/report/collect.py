@@ -177,7 +177,8 @@ def add_looks(
 def segmented_data(examples: list[Example]) -> dict[str, Any]:
     """Return the pictures of a segmentation: predicted and true masks over the images, and maps of class tokens.
 
-    ``end`` is the end of the maps' color scale, in multiples of a map's mean. ``iou`` is None if the truth is unknown.
+    Pictures are data URLs. A map is None for a decoder without layers; ``iou`` is None if the truth is unknown. ``end``
+    is the end of the maps' color scale, in multiples of a map's mean.
     """
     maps = [example.maps for example in examples if example.maps is not None]
     end = scale_end(maps, maps[0][0].numel()) if maps else None
@@ -185,23 +186,19 @@ def segmented_data(examples: list[Example]) -> dict[str, Any]:
     def url(pixels: np.ndarray) -> str:
         return to_data_url({"inputs": torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)})
 
+    def class_map(example: Example, label: int) -> str | None:
+        if example.maps is None:
+            return None
+        picture = np.broadcast_to(example.image, (*example.image.shape[:2], 3))
+        return url(np.uint8(255 * over_gray(picture, example.maps[label], end)))
+
     def entry(example: Example) -> dict[str, Any]:
         ious = {} if example.truth is None else {label: iou for label, *_, iou in overlaps(example)}
-        picture = np.broadcast_to(example.image, (*example.image.shape[:2], 3))
-        return {
-            "predicted": url(overlay(example.image, example.predicted)),
-            "truth": None if example.truth is None else url(overlay(example.image, example.truth)),
-            "classes": [
-                {
-                    "label": label,
-                    "iou": ious.get(label),
-                    "map": None
-                    if example.maps is None
-                    else url(np.uint8(255 * over_gray(picture, example.maps[label], end))),
-                }
-                for label in example.largest()
-            ],
-        }
+        classes = [
+            {"label": label, "iou": ious.get(label), "map": class_map(example, label)} for label in example.largest()
+        ]
+        truth = None if example.truth is None else url(overlay(example.image, example.truth))
+        return {"predicted": url(overlay(example.image, example.predicted)), "truth": truth, "classes": classes}
 
     return {"end": end, "images": [entry(example) for example in examples]}
 
